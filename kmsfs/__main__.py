@@ -1,0 +1,6 @@
+"""``python -m kmsfs``."""
+
+from kmsfs.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Commands, terminal output, exit codes."""

@@ -1,0 +1,1 @@
+"""The only importer of ``cryptography``. Pure: nonces and randomness are arguments."""

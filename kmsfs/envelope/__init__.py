@@ -1,0 +1,1 @@
+"""Binds data keys, headers and chunks together."""

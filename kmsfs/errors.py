@@ -1,0 +1,166 @@
+"""Everything that can go wrong, by cause.
+
+No errno, HTTP status or exit code stands here: each shell (fuse, api, cli) has one total table,
+and a test walks every leaf of this hierarchy through all of them. A message names the object and
+never carries a key, a PIN or a clear file name; ``hint`` is the next step for a person.
+"""
+
+
+class KmsfsError(Exception):
+    """Base of all errors that kmsfs raises on purpose."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+# --- bytes on disk ------------------------------------------------------------------------------
+class FormatError(KmsfsError):
+    """Bytes do not parse as what they should be."""
+
+
+class UnsupportedFormatError(FormatError):
+    """Well-formed, but of a newer version or with an unknown incompatible flag."""
+
+
+class IntegrityError(KmsfsError):
+    """Bytes parse, but their tag, MAC, commitment or length is not authentic."""
+
+
+class KeyExhaustedError(KmsfsError):
+    """A key has reached its cryptographic use limit (docs/format.md, limits)."""
+
+
+# --- keystore -----------------------------------------------------------------------------------
+class KeystoreError(KmsfsError):
+    """Base of the key management service's refusals."""
+
+
+class InvalidRequestError(KeystoreError):
+    """A parameter is out of its documented range (AWS: ValidationException)."""
+
+
+class LimitExceededError(KeystoreError):
+    """A quota is used up."""
+
+
+class RegionNotFoundError(KeystoreError):
+    """No such region is configured."""
+
+
+class KeyNotFoundError(KeystoreError):
+    """The key, or the material a blob names, is not in this keystore."""
+
+
+class KeyDisabledError(KeystoreError):
+    """The key is disabled."""
+
+
+class KeyPendingDeletionError(KeystoreError):
+    """The key is scheduled for deletion."""
+
+
+class KeyStateError(KeystoreError):
+    """The key's state does not allow this action."""
+
+
+class AliasNotFoundError(KeystoreError):
+    """No such alias in this region."""
+
+
+class AlreadyExistsError(KeystoreError):
+    """The region, key or alias exists already."""
+
+
+class InvalidAliasError(KeystoreError):
+    """The alias name is malformed or reserved."""
+
+
+class InvalidCiphertextError(KeystoreError):
+    """The blob is foreign, damaged, or its encryption context does not match."""
+
+
+class IncorrectKeyError(KeystoreError):
+    """The blob was encrypted under another key than the one named."""
+
+
+class AccessDeniedError(KeystoreError):
+    """A policy refuses the principal."""
+
+
+class MetadataTamperedError(KeystoreError):
+    """A metadata row is not authentic."""
+
+
+class MetadataUnavailableError(KeystoreError):
+    """The metadata store is missing, locked by another process, or unreadable."""
+
+
+# --- HSM ----------------------------------------------------------------------------------------
+class HsmError(KmsfsError):
+    """Base of failures of the PKCS#11 side."""
+
+
+class ModuleInvalidError(HsmError):
+    """The module's path does not exist or is no PKCS#11 module."""
+
+
+class TokenNotFoundError(HsmError):
+    """The token is not there, or went away."""
+
+
+class PinUnavailableError(HsmError):
+    """The PIN file is missing, unreadable, empty or too open."""
+
+
+class PinIncorrectError(HsmError):
+    """The token refused the PIN."""
+
+
+class HsmUnavailableError(HsmError):
+    """The module failed for a reason that may pass; try again."""
+
+
+class HsmTimeoutError(HsmError):
+    """The module did not answer in time."""
+
+
+class InsecureKeyError(HsmError):
+    """A key in the token is extractable or not sensitive."""
+
+
+# --- trees and mounts ---------------------------------------------------------------------------
+class TreeError(KmsfsError):
+    """Base of refusals about a tree or a mount as a whole."""
+
+
+class NotATreeError(TreeError):
+    """The directory has no superblock."""
+
+
+class TreeExistsError(TreeError):
+    """The directory is not empty or is a tree already."""
+
+
+class TreeBusyError(TreeError):
+    """The tree is mounted elsewhere."""
+
+
+class MountpointError(TreeError):
+    """The mount point is missing, not empty, already mounted, or overlaps the tree."""
+
+
+class MountFailedError(TreeError):
+    """FUSE refused the mount."""
+
+
+class NotMountedError(TreeError):
+    """The path is not a kmsfs mount."""
+
+
+class MountBusyError(TreeError):
+    """The mount is in use and cannot be unmounted."""
+
+
+class UsageError(KmsfsError):
+    """The command line asks for something contradictory."""

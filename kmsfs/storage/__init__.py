@@ -1,0 +1,1 @@
+"""The backing directory: descriptor-relative calls that follow no link, durable replacement."""

@@ -1,0 +1,1 @@
+"""POSIX meaning of an encrypted tree, without FUSE."""

@@ -1,0 +1,33 @@
+"""What every test gets: ``testkit`` on the path, a home of its own, and a check that nothing is left."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from testkit.leftovers import mounts_below, processes_naming
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads the user's own keystore, PINs or debug switch."""
+    for name in [name for name in os.environ if name.startswith("KMSFS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KMSFS_HOME", str(tmp_path_factory.getbasetemp() / "no-home-was-set"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves a mount or a process behind.
+
+    Looked for below this run's temporary directory, so that other runs on the machine do not matter.
+    """
+    base = tmp_path_factory.getbasetemp()
+    before = mounts_below(base) | processes_naming(base)
+    yield
+    left = (mounts_below(base) | processes_naming(base)) - before
+    assert not left, f"left behind: {sorted(left)}"

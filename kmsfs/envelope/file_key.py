@@ -1,0 +1,111 @@
+"""Binds a data key to a file header: derivation, commitment, MAC (docs/format.md sections 1 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kmsfs.crypto.kdf import equal, hkdf_sha512, hmac_sha256
+from kmsfs.envelope.content import ChunkCipher
+from kmsfs.errors import FormatError, IntegrityError, KmsfsError, UnsupportedFormatError
+from kmsfs.format.header import FileHeader, header_mac
+from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
+
+if TYPE_CHECKING:
+    from kmsfs.ids import FileId
+
+Unwrap = Callable[[FileHeader], bytes]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FileKeys:
+    """What a data key yields for one file."""
+
+    cipher: ChunkCipher
+    header_mac_key: bytes
+    commitment: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedHeader:
+    """An authentic header, its keys, and the state of the two copies."""
+
+    header: FileHeader
+    keys: FileKeys
+    newest_copy: int  # 0 = A, 1 = B
+    copies_agree: bool  # both copies hold the same bytes
+    may_be_clean: bool  # some parsed copy says clean: a shrink must make a dirty header durable first
+
+
+def derive_file_keys(data_key: bytes, file_id: FileId, suite: int, chunk_size: int) -> FileKeys:
+    """HKDF-SHA-512 with the file id as salt: content key, header MAC key, commitment."""
+    material = hkdf_sha512(
+        data_key, salt=file_id, info=b"kmsfs/v1/file" + suite.to_bytes(2, "big"), length=96
+    )
+    return FileKeys(ChunkCipher(material[:32], file_id, suite, chunk_size), material[32:64], material[64:])
+
+
+def seal_header(header: FileHeader, keys: FileKeys) -> bytes:
+    """One header copy of 1,024 bytes."""
+    covered = header.pack()
+    return covered + hmac_sha256(keys.header_mac_key, covered)
+
+
+def open_header(raw: bytes, unwrap: Unwrap) -> OpenedHeader:
+    """Authenticate the two header copies; the newest that verifies wins.
+
+    ``unwrap`` turns a parsed (not yet authentic) header into the data key that one of its slots wraps. When no
+    copy is good, raises what was wrong with the newest: FormatError, IntegrityError, or what ``unwrap`` raised.
+    """
+    if len(raw) != HEADER_SIZE:
+        raise FormatError(f"file is cut off inside its header ({len(raw)} bytes)")
+    copies, parse_problem = _parse_copies(raw)
+    problems: list[KmsfsError] = []
+    for position, header in sorted(copies, key=lambda item: -item[1].generation):
+        try:
+            keys = _authenticate(_copy(raw, position), header, unwrap(header))
+        except KmsfsError as error:  # the other copy may still be good
+            problems.append(error)
+            continue
+        return OpenedHeader(
+            header,
+            keys,
+            position,
+            copies_agree=_copy(raw, 0) == _copy(raw, 1),
+            may_be_clean=any(not other.dirty for _, other in copies),
+        )
+    raise problems[0] if problems else parse_problem
+
+
+def _authenticate(copy: bytes, header: FileHeader, data_key: bytes) -> FileKeys:
+    keys = derive_file_keys(data_key, header.file_id, header.suite, header.chunk_size)
+    covered, mac = header_mac(copy)
+    if not equal(keys.commitment, header.commitment):
+        raise IntegrityError("data key does not match the commitment in the file header")
+    if not equal(hmac_sha256(keys.header_mac_key, covered), mac):
+        raise IntegrityError("file header does not verify")
+    return keys
+
+
+def next_header(header: FileHeader, **changes: object) -> FileHeader:
+    """The header that follows ``header``: one generation on, with ``changes``."""
+    return replace(header, generation=header.generation + 1, **changes)  # type: ignore[arg-type]
+
+
+def _copy(raw: bytes, position: int) -> bytes:
+    return raw[position * HEADER_COPY_SIZE : (position + 1) * HEADER_COPY_SIZE]
+
+
+def _parse_copies(raw: bytes) -> tuple[list[tuple[int, FileHeader]], KmsfsError]:
+    copies = []
+    problem: KmsfsError = FormatError("no copy of the file header parses")
+    for position in (0, 1):
+        try:
+            copies.append((position, FileHeader.parse(_copy(raw, position))))
+        except UnsupportedFormatError as error:
+            problem = error
+        except FormatError as error:
+            if not isinstance(problem, UnsupportedFormatError):
+                problem = error
+    return copies, problem

@@ -1,0 +1,33 @@
+"""Every byte string that is authenticated beside a ciphertext, one function each."""
+
+from kmsfs.ids import DirId, FileId, TreeId
+
+
+def chunk_prefix(file_id: FileId, suite: int, chunk_size: int) -> bytes:
+    """AAD of a chunk without its index: append the index as eight big-endian bytes."""
+    return b"kmsfs1" + file_id + suite.to_bytes(2, "big") + bytes([chunk_size.bit_length() - 1])
+
+
+def name(directory: DirId) -> list[bytes]:
+    """Associated data of an encrypted name."""
+    return [directory]
+
+
+def symlink(nonce: bytes, link_id: bytes = b"") -> list[bytes]:
+    """Associated data of a symlink's target; ``link_id`` only for targets kept beside the symlink."""
+    return [b"kmsfs1 symlink", nonce, link_id] if link_id else [b"kmsfs1 symlink", nonce]
+
+
+def xattr(owner: bytes, nonce: bytes) -> list[bytes]:
+    """Associated data of an extended attribute; ``owner`` is a file id or a directory id."""
+    return [b"kmsfs1 xattr", owner, nonce]
+
+
+def file_context(tree_id: TreeId, file_id: FileId) -> dict[str, str]:
+    """Encryption context of a file's wrapped data key."""
+    return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:file-id": file_id.hex()}
+
+
+def tree_context(tree_id: TreeId) -> dict[str, str]:
+    """Encryption context of the wrapped tree key."""
+    return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:purpose": "tree-key"}

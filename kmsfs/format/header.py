@@ -1,0 +1,160 @@
+"""The file header: one copy of 1,024 bytes, packed and parsed (docs/format.md section 3).
+
+Bytes only: the MAC is carried, not checked. kmsfs.envelope.file_key binds it to a data key.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Self
+
+from kmsfs.errors import FormatError, UnsupportedFormatError
+from kmsfs.format.holes import Extents
+from kmsfs.format.layout import CHUNK_SIZES, HEADER_COPY_SIZE
+from kmsfs.ids import FileId
+
+MAGIC = b"KMSFSHDR"
+VERSION = 1
+SUITE_GCM = 1  # HKDF-SHA-512, AES-256-GCM, HMAC-SHA-256
+MAX_SLOTS = 3
+MAX_BLOB = 256
+MAX_EXTENTS = 8
+MAC_SIZE = 32
+MAX_CHUNK_WRITES = 1 << 31
+
+_DIRTY = 1
+_FIXED = struct.Struct(">8sHHBBHHBBI Q32s32sQQ")
+_SLOT = struct.Struct(f">H{MAX_BLOB}s")
+_EXTENT_SIZE = 12
+_EXTENTS_AT = _FIXED.size
+_SLOTS_AT = _EXTENTS_AT + MAX_EXTENTS * _EXTENT_SIZE
+_MAC_AT = HEADER_COPY_SIZE - MAC_SIZE
+_RESERVED = bytes(_MAC_AT - _SLOTS_AT - MAX_SLOTS * _SLOT.size)
+
+
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """What one header copy says. ``slots`` are ciphertext blobs just as a keystore returned them."""
+
+    file_id: FileId
+    commitment: bytes
+    chunk_size: int
+    slots: tuple[bytes, ...]
+    generation: int = 1
+    sealed_length: int = 0
+    chunk_writes: int = 0
+    dirty: bool = True
+    holes: tuple[tuple[int, int], ...] = ()  # [start, stop) in chunks, sorted, disjoint
+    read_only_flags: int = 0
+    suite: int = SUITE_GCM
+
+    def pack(self) -> bytes:
+        """The first 992 bytes: what the MAC covers."""
+        extents = b"".join(
+            start.to_bytes(6, "big") + (stop - start).to_bytes(6, "big") for start, stop in self.holes
+        )
+        slots = b"".join(_SLOT.pack(len(blob), blob) for blob in self.slots)
+        return b"".join(
+            (
+                _FIXED.pack(
+                    MAGIC,
+                    VERSION,
+                    self.suite,
+                    self.chunk_size.bit_length() - 1,
+                    _DIRTY if self.dirty else 0,
+                    0,
+                    self.read_only_flags,
+                    len(self.slots),
+                    len(self.holes),
+                    0,
+                    self.generation,
+                    self.file_id,
+                    self.commitment,
+                    self.sealed_length,
+                    self.chunk_writes,
+                ),
+                extents.ljust(MAX_EXTENTS * _EXTENT_SIZE, b"\0"),
+                slots.ljust(MAX_SLOTS * _SLOT.size, b"\0"),
+                _RESERVED,
+            )
+        )
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Parse one copy, or raise FormatError. Nothing here is authenticated yet."""
+        if len(raw) != HEADER_COPY_SIZE:
+            raise FormatError(f"file header copy is {len(raw)} bytes, expected {HEADER_COPY_SIZE}")
+        (
+            magic,
+            version,
+            suite,
+            log2_chunk,
+            state,
+            incompat,
+            read_only,
+            slot_count,
+            extent_count,
+            zero,
+            generation,
+            file_id,
+            commitment,
+            sealed_length,
+            chunk_writes,
+        ) = _FIXED.unpack_from(raw)
+        if magic != MAGIC:
+            raise FormatError("not a kmsfs file header")
+        if version != VERSION or suite != SUITE_GCM or incompat:
+            raise UnsupportedFormatError(
+                f"file header has version {version}, suite {suite}, incompatible flags {incompat:#x}",
+                hint="read it with a newer kmsfs",
+            )
+        if 1 << log2_chunk not in CHUNK_SIZES or state & ~_DIRTY or zero:
+            raise FormatError("file header has an impossible chunk size, state or reserved field")
+        if raw[_MAC_AT - len(_RESERVED) : _MAC_AT] != _RESERVED:
+            raise FormatError("file header has a non-zero reserved field")
+        return cls(
+            file_id=FileId(file_id),
+            commitment=commitment,
+            chunk_size=1 << log2_chunk,
+            slots=_parse_slots(raw, slot_count),
+            generation=generation,
+            sealed_length=sealed_length,
+            chunk_writes=chunk_writes,
+            dirty=bool(state & _DIRTY),
+            holes=_parse_extents(raw, extent_count),
+            read_only_flags=read_only,
+        )
+
+
+def header_mac(raw: bytes) -> tuple[bytes, bytes]:
+    """Split a copy into what its MAC covers and the MAC."""
+    return raw[:_MAC_AT], raw[_MAC_AT:]
+
+
+def _parse_slots(raw: bytes, count: int) -> tuple[bytes, ...]:
+    if not 1 <= count <= MAX_SLOTS:
+        raise FormatError(f"file header has {count} slots, expected 1 to {MAX_SLOTS}")
+    slots = []
+    for number in range(MAX_SLOTS):
+        length, blob = _SLOT.unpack_from(raw, _SLOTS_AT + number * _SLOT.size)
+        if (number < count) != (0 < length <= MAX_BLOB) or blob[length:].strip(b"\0"):
+            raise FormatError(f"slot {number} of the file header is malformed")
+        if number < count:
+            slots.append(blob[:length])
+    return tuple(slots)
+
+
+def _parse_extents(raw: bytes, count: int) -> tuple[tuple[int, int], ...]:
+    if count > MAX_EXTENTS:
+        raise FormatError(f"file header has {count} hole extents, at most {MAX_EXTENTS} fit")
+    ranges = []
+    for number in range(MAX_EXTENTS):
+        at = _EXTENTS_AT + number * _EXTENT_SIZE
+        start = int.from_bytes(raw[at : at + 6], "big")
+        length = int.from_bytes(raw[at + 6 : at + 12], "big")
+        if (number < count) != (length > 0) or (number >= count and start):
+            raise FormatError(f"hole extent {number} of the file header is malformed")
+        if number < count:
+            ranges.append((start, start + length))
+    if list(Extents(ranges)) != ranges:
+        raise FormatError("hole extents of the file header are not sorted and disjoint")
+    return tuple(ranges)

@@ -55,8 +55,9 @@ def seal_header(header: FileHeader, keys: FileKeys) -> bytes:
 def open_header(raw: bytes, unwrap: Unwrap) -> OpenedHeader:
     """Authenticate the two header copies; the newest that verifies wins.
 
-    ``unwrap`` turns a parsed (not yet authentic) header into the data key that one of its slots wraps. When no
-    copy is good, raises what was wrong with the newest: FormatError, IntegrityError, or what ``unwrap`` raised.
+    ``unwrap`` turns a parsed (not yet authentic) header into the data key that one of its slots wraps. When
+    no copy is good, raises what was wrong with the newest: FormatError, IntegrityError, or what ``unwrap``
+    raised.
     """
     if len(raw) != HEADER_SIZE:
         raise FormatError(f"file is cut off inside its header ({len(raw)} bytes)")

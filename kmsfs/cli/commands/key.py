@@ -1,0 +1,132 @@
+"""``kmsfs key``: customer master keys. Their material never leaves the token."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kmsfs.cli.home import open_keystore
+from kmsfs.cli.lazy import help_group
+from kmsfs.cli.options import HELP_NAMES, json_option, key_argument, region_option
+from kmsfs.cli.terminal import local_time, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from kmsfs.keystore.model import KeyMetadata
+
+command = help_group(
+    "key",
+    """Create and manage customer master keys.
+
+    KEY is a key ARN, an alias ARN, or alias/NAME or a key id of the region that --region names.
+
+    \b
+    Example:
+      kmsfs key create --region eu-west-1 --alias alias/files
+      kmsfs key describe alias/files
+    """,
+)
+
+
+@command.command(context_settings=HELP_NAMES)
+@region_option("Region that makes and keeps the key; may be left out when one region is configured.")
+@click.option("--description", metavar="TEXT", default="", help="What the key is for.")
+@click.option("--alias", metavar="alias/NAME", help="Name the key at once.")
+@json_option()
+def create(region: str | None, description: str, alias: str | None, as_json: bool) -> None:
+    """Create a key inside a region's token.
+
+    \b
+    Example:
+      kmsfs key create --region eu-west-1 --description "project files" --alias alias/files
+    """
+    with open_keystore() as keystore:
+        _print_key(keystore.create_key(region, description=description, alias=alias), as_json)
+
+
+@command.command("list", context_settings=HELP_NAMES)
+@region_option("Only the keys of this region.")
+@json_option()
+def list_(region: str | None, as_json: bool) -> None:
+    """List keys.
+
+    \b
+    Example:
+      kmsfs key list --region eu-west-1
+    """
+    with open_keystore() as keystore:
+        keys = keystore.list_keys(region)
+    if as_json:
+        print_json({"Keys": [{"KeyArn": key.arn, **key.to_aws()} for key in keys]})
+        return
+    print_table(
+        ["KEY ID", "REGION", "STATE", "CREATED", "DESCRIPTION"],
+        [
+            [key.key_id, key.region, key.state.value, local_time(key.created_at), key.description]
+            for key in keys
+        ],
+        empty="no keys; create one with 'kmsfs key create'",
+    )
+
+
+@command.command(context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def describe(key: str, region: str | None, as_json: bool) -> None:
+    """Show a key.
+
+    \b
+    Example:
+      kmsfs key describe alias/files --region eu-west-1
+    """
+    with open_keystore() as keystore:
+        _print_key(keystore.describe_key(key, region=region), as_json)
+
+
+@command.command(context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def enable(key: str, region: str | None, as_json: bool) -> None:
+    """Allow a disabled key to be used again.
+
+    \b
+    Example:
+      kmsfs key enable alias/files
+    """
+    with open_keystore() as keystore:
+        _print_key(keystore.enable_key(key, region=region), as_json)
+
+
+@command.command(context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def disable(key: str, region: str | None, as_json: bool) -> None:
+    """Refuse all use of a key until it is enabled.
+
+    Files under it cannot be opened meanwhile; running mounts follow within seconds.
+
+    \b
+    Example:
+      kmsfs key disable alias/files
+    """
+    with open_keystore() as keystore:
+        _print_key(keystore.disable_key(key, region=region), as_json)
+
+
+def _print_key(key: "KeyMetadata", as_json: bool) -> None:
+    if as_json:
+        print_json(key.to_aws())
+        return
+    print_fields(
+        {
+            "key id": key.key_id,
+            "arn": key.arn,
+            "region": key.region,
+            "state": key.state.value,
+            "created": local_time(key.created_at),
+            "description": key.description,
+            "manager": key.manager.value,
+            "material": key.current_material_id.hex(),
+        }
+    )

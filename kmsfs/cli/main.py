@@ -1,0 +1,45 @@
+"""The command ``kmsfs``: the list of commands, and nothing that takes time to import."""
+
+import sys
+from typing import Final
+
+import click
+
+from kmsfs.cli.boundary import run
+from kmsfs.cli.lazy import LazyGroup
+
+_COMMANDS: Final = "kmsfs.cli.commands"
+TABLE: Final = {
+    "region": (f"{_COMMANDS}.region", "Configure regions: one PKCS#11 token each."),
+    "key": (f"{_COMMANDS}.key", "Create and manage customer master keys."),
+    "alias": (f"{_COMMANDS}.alias", "Give keys names that can be re-pointed."),
+    "init": (f"{_COMMANDS}.init", "Create an encrypted tree."),
+    "mount": (f"{_COMMANDS}.mount", "Mount a tree."),
+    "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),
+    "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
+    "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
+    "doctor": (f"{_COMMANDS}.doctor", "Check the installation and name the remedies."),
+}
+
+cli = LazyGroup(
+    "kmsfs",
+    table=TABLE,
+    help="""Keep files encrypted under master keys that live in an HSM.
+
+    Every file has its own data key, wrapped by a key of one region's PKCS#11 token.
+    KMSFS_HOME names the directory of the configuration (default: ~/.local/share/kmsfs).
+
+    \b
+    Example:
+      kmsfs region add eu-west-1
+      kmsfs key create --alias alias/files
+      kmsfs init ~/tree --key alias/files
+      kmsfs mount ~/tree ~/clear
+    """,
+)
+click.version_option(package_name="kmsfs", message="%(package)s %(version)s")(cli)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(cli, sys.argv[1:]))

@@ -8,9 +8,11 @@ from kmsfs.cli.home import open_keystore
 from kmsfs.cli.lazy import help_group
 from kmsfs.cli.options import HELP_NAMES, json_option, key_argument, region_option
 from kmsfs.cli.terminal import local_time, print_fields, print_json, print_table
+from kmsfs.errors import RegionNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from kmsfs.keystore.model import KeyMetadata
+    from kmsfs.keystore.service import Keystore
 
 command = help_group(
     "key",
@@ -39,7 +41,17 @@ def create(region: str | None, description: str, alias: str | None, as_json: boo
       kmsfs key create --region eu-west-1 --description "project files" --alias alias/files
     """
     with open_keystore() as keystore:
-        _print_key(keystore.create_key(region, description=description, alias=alias), as_json)
+        chosen = region if region is not None else _only_region(keystore)
+        _print_key(keystore.create_key(chosen, description=description, alias=alias), as_json)
+
+
+def _only_region(keystore: "Keystore") -> str:
+    names = [region.region for region in keystore.regions()]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise RegionNotFoundError("no region is configured", hint="add one with 'kmsfs region add REGION'")
+    raise UsageError("several regions are configured", hint=f"choose one with --region: {', '.join(names)}")
 
 
 @command.command("list", context_settings=HELP_NAMES)

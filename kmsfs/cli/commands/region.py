@@ -9,7 +9,6 @@ from kmsfs.cli.home import open_keystore
 from kmsfs.cli.lazy import help_group
 from kmsfs.cli.options import HELP_NAMES, json_option
 from kmsfs.cli.terminal import print_fields, print_json, print_table
-from kmsfs.errors import UsageError
 
 if TYPE_CHECKING:
     from kmsfs.keystore.model import RegionConfig
@@ -48,27 +47,12 @@ def add(region: str, module: Path | None, token: str | None, pin_file: Path | No
       kmsfs region add eu-west-1
       kmsfs region add us-east-1 --module /usr/lib/vendor/libpkcs11.so --token prod --pin-file ~/prod.pin
     """
-    _check_module_options(module, token, pin_file)
     with open_keystore() as keystore:
-        added = keystore.add_region(
-            region,
-            module=module.absolute() if module else None,
-            token_label=token,
-            pin_file=pin_file.absolute() if pin_file else None,
-        )
+        added = keystore.add_region(region, module=module, token_label=token, pin_file=pin_file)
     if as_json:
         print_json(added.to_json())
     else:
         print_fields(_fields(added))
-
-
-def _check_module_options(module: Path | None, token: str | None, pin_file: Path | None) -> None:
-    if module is None and (token is not None or pin_file is not None):
-        raise UsageError("--token and --pin-file need --module", hint="name the PKCS#11 module of the token")
-    if module is not None and token is None:
-        raise UsageError(
-            "--module needs --token", hint="name the token's label, see 'pkcs11-tool --list-slots'"
-        )
 
 
 @command.command("list", context_settings=HELP_NAMES)
@@ -87,7 +71,10 @@ def list_(as_json: bool) -> None:
         return
     print_table(
         ["REGION", "TOKEN", "SUITE", "MODULE"],
-        [[region.region, region.token_label, str(region.suite), str(region.module)] for region in regions],
+        [
+            [region.region, region.token_label, str(int(region.suite)), str(region.module)]
+            for region in regions
+        ],
         empty="no region is configured; add one with 'kmsfs region add REGION'",
     )
 
@@ -97,6 +84,6 @@ def _fields(region: "RegionConfig") -> dict[str, str]:
         "region": region.region,
         "token": region.token_label,
         "module": str(region.module),
-        "suite": str(region.suite),
+        "suite": str(int(region.suite)),
         "account": region.account,
     }

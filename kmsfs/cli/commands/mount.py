@@ -1,0 +1,68 @@
+"""``kmsfs mount``: serve a tree, in the background or in the foreground."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from kmsfs.cli import hardening, logfile
+from kmsfs.cli.daemon import ParentLink, start_daemon
+from kmsfs.cli.home import home_path, open_keystore
+from kmsfs.cli.mount_plan import KNOWN_OPTIONS, MountPlan, parse_options, plan_mount
+from kmsfs.cli.options import HELP_NAMES
+from kmsfs.cli.terminal import print_line
+
+
+@click.command("mount", context_settings=HELP_NAMES)
+@click.argument("tree", metavar="TREE", type=click.Path(path_type=Path))
+@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "options", metavar="OPTS", multiple=True, help=f"Comma-separated: {', '.join(KNOWN_OPTIONS)}."
+)
+@click.option("--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")
+def command(tree: Path, mountpoint: Path, options: tuple[str, ...], foreground: bool) -> None:
+    """Mount a tree.
+
+    Returns when the mount serves. MOUNTPOINT is an empty directory outside the tree.
+
+    \b
+    Example:
+      kmsfs mount ~/tree ~/clear
+      kmsfs mount ~/tree /srv/clear -o ro,allow_other
+    """
+    plan = plan_mount(tree, mountpoint, parse_options(options))
+    if foreground:
+        os.umask(0)
+        logfile.log_to_stderr()
+        _serve(plan, lambda: print_line(f"mounted {plan.tree} on {plan.mountpoint}"))
+        return
+    log = logfile.log_path(home_path(), plan.tree, plan.mountpoint)
+
+    def work(link: ParentLink) -> None:
+        logfile.log_to_file(log)
+        _serve(plan, link.ready)
+
+    start_daemon(work, log=log)
+    print_line(f"mounted {plan.tree} on {plan.mountpoint}")
+
+
+def _serve(plan: MountPlan, announce: Callable[[], None]) -> None:
+    """Serve until unmounted. Threads and the PKCS#11 module start in here, after any fork."""
+    hardening.harden_process()
+    from kmsfs.fuse.session import MountOptions, serve
+
+    def on_ready() -> None:
+        hardening.forbid_inspection()
+        announce()
+
+    chosen = MountOptions(
+        read_only="ro" in plan.options,
+        allow_other="allow_other" in plan.options,
+        noatime="noatime" in plan.options,
+        nodev="nodev" in plan.options,
+        nosuid="nosuid" in plan.options,
+        noexec="noexec" in plan.options,
+    )
+    with open_keystore() as keystore:
+        serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)

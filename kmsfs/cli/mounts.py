@@ -1,0 +1,167 @@
+"""Asking mounts about themselves, and undoing them.
+
+A mount answers through a virtual xattr of its root. One whose process died or hangs must not hang
+the command that wants to say so.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import select
+import subprocess
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from kmsfs.cli.fuse_host import HELPER
+from kmsfs.errors import MountBusyError, MountFailedError
+from kmsfs.storage.mountinfo import MountEntry
+
+STATUS_XATTR: Final = "user.kmsfs.status"
+_ANSWER_LIMIT_S: Final = 5.0
+_MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+
+
+class MountState(StrEnum):
+    """Whether a mount answers."""
+
+    SERVING = "serving"
+    DEAD = "dead"  # its process is gone: "transport endpoint is not connected"
+    SILENT = "not answering"
+    UNKNOWN = "unknown"  # another user's, most likely
+
+
+@dataclass(frozen=True)
+class MountStatus:
+    """A mount and what its process says about itself; ``details`` is empty unless it serves."""
+
+    entry: MountEntry
+    state: MountState
+    details: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``kmsfs status --json`` prints of this mount."""
+        return {
+            "mountpoint": self.entry.mount_point,
+            "tree": self.entry.source,
+            "read_only": self.entry.read_only,
+            **self.details,
+            "state": self.state.value,
+        }
+
+
+def ask(entry: MountEntry) -> MountStatus:
+    """Ask a mount for its status, for a few seconds at most."""
+    answers: list[bytes | OSError] = []
+
+    def read() -> None:
+        try:
+            answers.append(os.getxattr(entry.mount_point, STATUS_XATTR))
+        except OSError as error:
+            answers.append(error)
+
+    # A daemon thread: one that the kernel never answers must not keep the command alive.
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_LIMIT_S)
+    if not answers:
+        return MountStatus(entry, MountState.SILENT, {})
+    answer = answers[0]
+    if isinstance(answer, OSError):
+        dead = answer.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        return MountStatus(entry, MountState.DEAD if dead else MountState.UNKNOWN, {})
+    return MountStatus(entry, MountState.SERVING, json.loads(answer))
+
+
+def detach(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount, as root by the system call and otherwise by fusermount3; raise MountBusyError if in use."""
+    if os.geteuid() == 0:
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(mountpoint), flags) == 0:
+            return
+        code = ctypes.get_errno()
+        if code == errno.EBUSY:
+            raise _busy(mountpoint)
+        if code != errno.EPERM:
+            raise MountFailedError(f"{mountpoint} cannot be unmounted: {os.strerror(code).lower()}")
+    _detach_by_helper(mountpoint, lazy=lazy)
+
+
+def _detach_by_helper(mountpoint: str, *, lazy: bool) -> None:
+    command = [HELPER, "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError as error:
+        raise MountFailedError(
+            f"{HELPER} is not installed", hint="install it, on Debian with 'apt install fuse3'"
+        ) from error
+    if done.returncode == 0:
+        return
+    said = done.stderr.decode(errors="replace").strip()
+    if "busy" in said:
+        raise _busy(mountpoint)
+    raise MountFailedError(f"{mountpoint} cannot be unmounted: {said.removeprefix(f'{HELPER}: ')}")
+
+
+def _busy(mountpoint: str) -> MountBusyError:
+    users = users_of(mountpoint)
+    who = f"in use by {', '.join(users)}; " if users else ""
+    return MountBusyError(
+        f"{mountpoint} is busy", hint=f"{who}close the programs that use it, or leave the directory"
+    )
+
+
+def users_of(mountpoint: str, *, limit: int = 5) -> list[str]:
+    """Name processes that have something below the mount open; only links in /proc are read."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and _uses(process, mountpoint):
+            found.append(f"{_name_of(process)} (pid {process.name})")
+            if len(found) == limit:
+                break
+    return found
+
+
+def _uses(process: Path, mountpoint: str) -> bool:
+    try:
+        links = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
+    except OSError:
+        return False  # another user's, or gone
+    for link in links:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target == mountpoint or target.startswith(f"{mountpoint}/"):
+            return True
+    return False
+
+
+def _name_of(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "a process"
+
+
+def open_process(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the process ends; None if it has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def await_end(process: int, limit_s: float) -> bool:
+    """Wait for the process of ``open_process`` and close the descriptor; False if it did not end in time."""
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(limit_s * 1000))
+    finally:
+        os.close(process)

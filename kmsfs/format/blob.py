@@ -1,0 +1,92 @@
+"""The ciphertext blob: a wrapped data key, or up to 4096 encrypted bytes, that names its own key.
+
+Bytes only, no keys. docs/ciphertext-blob.md is the specification. Everything before the ciphertext is the
+head; the whole head and the canonical encryption context are the AAD. Whoever decrypts builds that AAD from
+the region, account and key that it resolved itself and never from the blob's copy of the ARN.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+
+from kmsfs.errors import FormatError, UnsupportedFormatError
+from kmsfs.ids import KeyArn, MaterialId
+
+MAGIC = b"KMSB"
+VERSION = 1
+MATERIAL_ID_SIZE = 32
+TAG_SIZE = 16
+MAX_ARN_SIZE = 98  # a region name of 32 characters; keeps the blob of a 32-byte data key within a slot
+MAX_PLAINTEXT_SIZE = 4096
+MAX_BLOB_SIZE = 6144
+
+_FIXED = Struct(">4sBBH")  # magic, version, suite, length of the ARN
+
+
+class Suite(IntEnum):
+    """How the key material of a CMK encrypts."""
+
+    HSM_GCM = 1  # AES-256 key; CKM_AES_GCM inside the HSM; nonce = 12-byte IV
+    HSM_KDF = 2  # HMAC key; SP 800-108 inside the HSM, AES-GCM on the host; nonce = 16-byte N, 12-byte IV
+
+    @property
+    def nonce_size(self) -> int:
+        """Bytes that stand between the head's fixed part and the ciphertext."""
+        return 12 if self is Suite.HSM_GCM else 28
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHead:
+    """What a blob says of itself. Not authentic until the blob decrypts."""
+
+    suite: Suite
+    key_arn: KeyArn
+    material_id: MaterialId
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A parsed blob: ``sealed`` is ciphertext || tag."""
+
+    head: BlobHead
+    nonce: bytes
+    sealed: bytes
+
+
+def head_prefix(head: BlobHead) -> bytes:
+    """Return the head without its nonce: the same for every blob of one key material."""
+    arn = head.key_arn.encode("ascii")
+    if not 0 < len(arn) <= MAX_ARN_SIZE or len(head.material_id) != MATERIAL_ID_SIZE:
+        raise FormatError("key ARN or material id does not fit into a ciphertext blob")
+    return _FIXED.pack(MAGIC, VERSION, head.suite, len(arn)) + arn + head.material_id
+
+
+def parse_blob(raw: bytes) -> Blob:
+    """Split ``raw`` into head, nonce and sealed bytes, or raise FormatError."""
+    if not _FIXED.size <= len(raw) <= MAX_BLOB_SIZE:
+        raise FormatError(f"ciphertext blob is {len(raw)} bytes")
+    magic, version, suite_number, arn_size = _FIXED.unpack_from(raw)
+    if magic != MAGIC:
+        raise FormatError("not a kmsfs ciphertext blob")
+    if version != VERSION:
+        raise UnsupportedFormatError(f"ciphertext blob version {version} is not supported")
+    if suite_number not in (Suite.HSM_GCM, Suite.HSM_KDF):
+        raise UnsupportedFormatError(f"ciphertext blob suite {suite_number} is not supported")
+    suite = Suite(suite_number)
+    arn_end = _FIXED.size + arn_size
+    nonce_start = arn_end + MATERIAL_ID_SIZE
+    sealed_start = nonce_start + suite.nonce_size
+    sealed_size = len(raw) - sealed_start
+    if not 0 < arn_size <= MAX_ARN_SIZE or not TAG_SIZE < sealed_size <= MAX_PLAINTEXT_SIZE + TAG_SIZE:
+        raise FormatError("ciphertext blob is cut short or has wrong lengths")
+    try:
+        arn = KeyArn(raw[_FIXED.size : arn_end].decode("ascii"))
+    except UnicodeDecodeError:
+        raise FormatError("ciphertext blob's key ARN is not ASCII") from None
+    head = BlobHead(suite, arn, MaterialId(raw[arn_end:nonce_start]))
+    return Blob(head, raw[nonce_start:sealed_start], raw[sealed_start:])
+
+
+def parse_blob_head(raw: bytes) -> BlobHead:
+    """Return what the blob says of itself; needs no HSM and proves nothing."""
+    return parse_blob(raw).head

@@ -1,0 +1,112 @@
+"""The keystore's self checks, for ``kmsfs doctor``: each one a finding, with the remedy when it fails."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KeystoreError, KmsfsError
+from kmsfs.ids import Region
+from kmsfs.keystore.home import load_region, region_names
+from kmsfs.keystore.model import Finding, RegionConfig
+from kmsfs.keystore.pin import read_pin
+from kmsfs.keystore.pkcs11_module import module_at
+from kmsfs.keystore.region import KEY_LABEL_PREFIX, RegionService, integrity_key_id
+
+
+def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:
+    """Examine the home and every region in it."""
+    names = region_names(home)
+    if not names:
+        return [Finding("regions", False, "no region is configured", "kmsfs region add REGION")]
+    findings = [_home_mode(home)]
+    for name in names:
+        findings += _check_region(home, name, service)
+    return findings
+
+
+def _check_region(home: Path, name: Region, service: Callable[[str], RegionService]) -> Iterator[Finding]:
+    """Yield the findings of one region; a check that later ones stand on ends them when it fails."""
+    try:
+        config = load_region(home, name)
+    except KmsfsError as error:
+        yield _failed(f"{name}: configuration", error)
+        return
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("module", lambda: str(module_at(config.module).path)),
+        ("pin", lambda: _pin(config)),
+        ("token", lambda: _token(service(name))),
+        ("metadata", lambda: _metadata(service(name))),
+        ("keys", lambda: _keys(service(name))),
+        ("orphans", lambda: _orphans(service(name))),
+    ]
+    for step, run in steps:
+        try:
+            yield Finding(f"{name}: {step}", True, run())
+        except KmsfsError as error:
+            yield _failed(f"{name}: {step}", error)
+            if step != "orphans":
+                return
+
+
+def _home_mode(home: Path) -> Finding:
+    mode = home.stat().st_mode & 0o777
+    hint = "" if not mode & 0o077 else f"chmod 700 {home}"
+    return Finding("home", not mode & 0o077, f"{home} (mode {mode:04o})", hint)
+
+
+def _pin(config: RegionConfig) -> str:
+    read_pin(config.region, config.pin_file)
+    return str(config.pin_file or "from the environment")
+
+
+def _token(service: RegionService) -> str:
+    label = service.config.token_label
+    if not service.hsm.holds(integrity_key_id(service.config.region)):
+        raise KeyNotFoundError(
+            f"token {label} does not hold the region's integrity key",
+            hint="it is another token of that label: connect the right one",
+        )
+    return f"{label} accepts the PIN"
+
+
+def _metadata(service: RegionService) -> str:
+    snapshot = service.ledger.reload()
+    return f"{len(snapshot.keys)} keys and {len(snapshot.aliases)} aliases, all rows authentic"
+
+
+def _keys(service: RegionService) -> str:
+    in_token = {key.object_id: key for key in service.hsm.list_keys()}
+    wanted = [integrity_key_id(service.config.region), *service.snapshot.materials]
+    for object_id in wanted:
+        key = in_token.get(object_id)
+        if key is None:
+            raise KeyNotFoundError(
+                f"key material {object_id.hex()} is not in the token",
+                hint="restore the token from its backup",
+            )
+        if key.extractable or not key.sensitive:
+            raise InsecureKeyError(
+                f"key material {object_id.hex()} is extractable or not sensitive",
+                hint="somebody replaced it: restore the token from its backup",
+            )
+    return f"{len(wanted)} keys, all sensitive and not extractable"
+
+
+def _orphans(service: RegionService) -> str:
+    known = service.snapshot.materials
+    labels = sorted(
+        key.label
+        for key in service.hsm.list_keys()
+        if key.label.startswith(KEY_LABEL_PREFIX)
+        and key.object_id not in known
+        and key.object_id != integrity_key_id(service.config.region)
+    )
+    if labels:
+        raise KeystoreError(
+            f"{len(labels)} objects in the token belong to no key: {', '.join(labels[:5])}",
+            hint="they are of another KMSFS_HOME, or the metadata was set back: examine before deleting",
+        )
+    return "every key object in the token is accounted for"
+
+
+def _failed(name: str, error: KmsfsError) -> Finding:
+    return Finding(name, False, str(error), error.hint)

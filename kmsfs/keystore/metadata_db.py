@@ -1,0 +1,215 @@
+"""The metadata store on SQL, through SQLAlchemy Core: SQLite in one file (port ``MetadataStore``).
+
+All work goes through one kept connection under one lock, so that ``PRAGMA data_version`` changes only when
+somebody else commits. Columns are text and integers; ids and MACs are hex.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
+
+from kmsfs.errors import MetadataUnavailableError
+from kmsfs.ids import Region
+from kmsfs.keystore.ports import KEY_COLUMNS, ConflictError, Row, Value
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+
+_schema = sa.MetaData()
+_info = sa.Table("schema_info", _schema, sa.Column("version", sa.Integer, primary_key=True))
+_TABLES = {
+    "region_state": sa.Table(
+        "region_state",
+        _schema,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("account", sa.String(12), nullable=False),
+        sa.Column("counter", sa.BigInteger, nullable=False),
+        sa.Column("rows_digest", sa.String(64), nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "keys": sa.Table(
+        "keys",
+        _schema,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("key_id", sa.String(36), primary_key=True),
+        sa.Column("state", sa.String(32), nullable=False),
+        sa.Column("manager", sa.String(32), nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),  # microseconds since 1970, as all times here
+        sa.Column("current_material", sa.String(64), nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "materials": sa.Table(
+        "materials",
+        _schema,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("material_id", sa.String(64), primary_key=True),
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("suite", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("uses_reserved", sa.BigInteger, nullable=False),  # encryptions that may have been made
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "aliases": sa.Table(
+        "aliases",
+        _schema,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("name", sa.String(256), primary_key=True),
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+}
+
+
+class SqliteMetadataStore:
+    """One SQLite file in WAL mode."""
+
+    def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self._path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._lock = RLock()
+        self._connection: sa.Connection | None = None
+        self._abandoned: list[sa.Connection] = []
+        self._pid = os.getpid()
+        self._seen: tuple[int, int] | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> None:
+        """Make an empty store at ``path`` (0600); one that is there is left alone."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            store = cls(temporary)
+            with store._failures():
+                connection = store._open()
+                _schema.create_all(connection)
+                connection.execute(sa.insert(_info).values(version=SCHEMA_VERSION))
+                connection.commit()
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            store.close()
+            if not path.exists():
+                os.link(temporary, path)
+        except FileExistsError:  # another process was first
+            pass
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+    def changed(self) -> bool:
+        """Return whether another connection wrote since the last call."""
+        with self._lock, self._failures():
+            connection = self._connected()
+            raw = connection.connection.dbapi_connection
+            assert raw is not None  # noqa: S101
+            version = raw.execute("PRAGMA data_version").fetchone()[0]
+            seen, self._seen = self._seen, (version, os.stat(self._path).st_ino)
+            return seen != self._seen
+
+    def read(self, region: Region) -> list[Row]:
+        """Return the region's rows of all tables, as of one moment."""
+        with self._transaction("BEGIN") as connection:
+            rows = []
+            for name, table in _TABLES.items():
+                for found in connection.execute(sa.select(table).where(table.c.region == region)).mappings():
+                    values = dict(found)
+                    mac = values.pop("mac")
+                    rows.append(Row(name, values, mac))
+            return rows
+
+    def write(
+        self,
+        region: Region,
+        expected_counter: int | None,
+        puts: Sequence[Row],
+        deletes: Sequence[tuple[str, Value]],
+    ) -> None:
+        """Apply the rows at once if the region's counter is as expected, else raise ConflictError."""
+        state = _TABLES["region_state"]
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            counter = connection.execute(sa.select(state.c.counter).where(state.c.region == region)).scalar()
+            if counter != expected_counter:
+                raise ConflictError
+            for name, key in [*deletes, *(row.key for row in puts)]:
+                table = _TABLES[name]
+                connection.execute(
+                    sa.delete(table).where(table.c.region == region, table.c[KEY_COLUMNS[name]] == key)
+                )
+            for row in puts:
+                connection.execute(sa.insert(_TABLES[row.table]).values(**row.values, mac=row.mac))
+
+    def close(self) -> None:
+        """Release the store."""
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+                self._connection.engine.dispose()
+            self._connection = None
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sa.Connection]:
+        with self._lock, self._failures():
+            connection = self._connected()
+            try:
+                connection.exec_driver_sql(begin)
+                yield connection
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def _connected(self) -> sa.Connection:
+        if not self._path.exists():
+            raise MetadataUnavailableError(
+                f"metadata database {self._path} is missing", hint="restore it from a backup"
+            )
+        if self._connection is not None and self._pid != os.getpid():
+            self._abandoned.append(self._connection)  # the parent's: SQLite forbids even closing it here
+            self._connection = None
+        if self._connection is None:
+            self._pid = os.getpid()
+            connection = self._open()
+            version = connection.execute(sa.select(_info.c.version)).scalar()
+            connection.commit()
+            if version != SCHEMA_VERSION:
+                connection.close()
+                raise MetadataUnavailableError(
+                    f"metadata database {self._path} has schema {version}, not {SCHEMA_VERSION}",
+                    hint="use the kmsfs version that wrote it",
+                )
+            self._connection = connection
+        return self._connection
+
+    def _open(self) -> sa.Connection:
+        engine = sa.create_engine("sqlite://", creator=self._connect_sqlite, poolclass=StaticPool)
+        return engine.connect()
+
+    def _connect_sqlite(self) -> sqlite3.Connection:
+        uri = f"{self._path.absolute().as_uri()}?mode=rw"  # never creates
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError, OSError) as error:
+            text = str(getattr(error, "orig", None) or error)
+            if "locked" in text:
+                raise MetadataUnavailableError(
+                    f"metadata database {self._path} is locked by another process",
+                    hint="wait for it, or find it with fuser",
+                ) from error
+            raise MetadataUnavailableError(
+                f"metadata database {self._path} cannot be used: {text}", hint="restore it from a backup"
+            ) from error

@@ -1,0 +1,164 @@
+"""The values of the key management service. Frozen; plaintext never shows in a repr."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from kmsfs.format.blob import Suite
+from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
+
+
+class KeyState(StrEnum):
+    """AWS's names of a CMK's states."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+    PENDING_DELETION = "PendingDeletion"
+    PENDING_IMPORT = "PendingImport"
+
+
+class KeyManager(StrEnum):
+    """Who manages a CMK."""
+
+    CUSTOMER = "CUSTOMER"
+    AWS = "AWS"
+
+
+@dataclass(frozen=True, slots=True)
+class RegionConfig:
+    """One region and the token that holds its keys. ``token_dir`` is set for an embedded SoftHSM token."""
+
+    region: Region
+    module: Path
+    token_label: str
+    pin_file: Path | None
+    suite: Suite
+    account: str
+    token_dir: Path | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return what ``kmsfs region list --json`` prints of this region."""
+        return {
+            "region": self.region,
+            "module": str(self.module),
+            "token_label": self.token_label,
+            "suite": int(self.suite),
+            "account": self.account,
+            "embedded": self.token_dir is not None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """One version of a CMK: an object in the token whose CKA_ID is ``material_id``."""
+
+    material_id: MaterialId
+    suite: Suite
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMetadata:
+    """A CMK as its metadata rows, once verified, describe it."""
+
+    key_id: KeyId
+    arn: KeyArn
+    region: Region
+    account: str
+    description: str
+    state: KeyState
+    manager: KeyManager
+    created_at: float
+    current_material_id: MaterialId
+    materials: tuple[Material, ...]
+
+    def to_aws(self) -> dict[str, object]:
+        """Return AWS's KeyMetadata structure."""
+        return {
+            "AWSAccountId": self.account,
+            "KeyId": self.key_id,
+            "Arn": self.arn,
+            "CreationDate": self.created_at,
+            "Enabled": self.state is KeyState.ENABLED,
+            "Description": self.description,
+            "KeyUsage": "ENCRYPT_DECRYPT",
+            "KeyState": self.state.value,
+            "Origin": "AWS_KMS",
+            "KeyManager": self.manager.value,
+            "KeySpec": "SYMMETRIC_DEFAULT",
+            "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT",
+            "EncryptionAlgorithms": ["SYMMETRIC_DEFAULT"],
+            "MultiRegion": False,
+            "CurrentKeyMaterialId": self.current_material_id.hex(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AliasEntry:
+    """A display name that points at a CMK of the same region."""
+
+    name: str
+    arn: str
+    region: Region
+    target_key_id: KeyId
+    created_at: float
+    updated_at: float
+
+    def to_aws(self) -> dict[str, object]:
+        """Return AWS's AliasListEntry structure."""
+        return {
+            "AliasName": self.name,
+            "AliasArn": self.arn,
+            "TargetKeyId": self.target_key_id,
+            "CreationDate": self.created_at,
+            "LastUpdatedDate": self.updated_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedDataKey:
+    """A new data key, clear and wrapped."""
+
+    plaintext: bytes = field(repr=False)
+    blob: bytes
+    key_arn: KeyArn
+    material_id: MaterialId
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptResult:
+    """The blob of an encrypt call."""
+
+    blob: bytes
+    key_arn: KeyArn
+    material_id: MaterialId
+
+
+@dataclass(frozen=True, slots=True)
+class DecryptResult:
+    """The plaintext of a decrypt call and the key that it was under."""
+
+    plaintext: bytes = field(repr=False)
+    key_arn: KeyArn
+    material_id: MaterialId
+
+
+@dataclass(frozen=True, slots=True)
+class ReEncryptResult:
+    """The blob of a re-encrypt call; the plaintext never leaves the keystore."""
+
+    blob: bytes
+    key_arn: KeyArn
+    material_id: MaterialId
+    source_key_arn: KeyArn
+    source_material_id: MaterialId
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one self check, with the remedy when it failed."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""

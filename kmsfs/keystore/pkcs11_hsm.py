@@ -1,0 +1,309 @@
+"""The token of one region, through ``pkcs11``.
+
+Every call is made under the lock of the token's module (pkcs11_module.py). Key handles are cached, because a
+look-up costs several encryptions. Values are type-checked before they become attributes: python-pkcs11
+aborts the process on a wrong type.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pkcs11
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+from pkcs11.mechanisms import GCMParams
+
+from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
+from kmsfs.errors import (
+    HsmError,
+    HsmUnavailableError,
+    InsecureKeyError,
+    IntegrityError,
+    KeyNotFoundError,
+    KmsfsError,
+    ModuleInvalidError,
+    TokenNotFoundError,
+)
+from kmsfs.format.blob import Suite
+from kmsfs.keystore.pkcs11_module import GONE_ERRORS, Pkcs11Module, reason
+from kmsfs.keystore.ports import KeyKind, TokenKey
+from kmsfs.keystore.softhsm import SoftHsmToken
+
+RECOVERY_INTERVAL_S = 1.0  # how often a missing token may cost the module's other tokens their sessions
+
+_STALE_ERRORS: Final = (
+    *GONE_ERRORS,
+    pkcs11.ObjectHandleInvalid,
+    pkcs11.KeyHandleInvalid,
+    pkcs11.SessionHandleInvalid,
+    pkcs11.SessionClosed,
+    pkcs11.UserNotLoggedIn,
+    pkcs11.OperationActive,
+    pkcs11.DeviceError,
+)
+_GENERATE: Final = {
+    KeyKind.AES: (KeyType.AES, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT),
+    KeyKind.HMAC: (KeyType.GENERIC_SECRET, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN),
+}
+_TEMPLATE: Final = {
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.COPYABLE: False,
+    Attribute.MODIFIABLE: False,
+}
+
+
+class Pkcs11Hsm:
+    """The token of one region (port ``Hsm``). Logs in at first use; recovers when a token comes back."""
+
+    def __init__(
+        self,
+        module: Pkcs11Module,
+        label: str,
+        pin: Callable[[], str],
+        *,
+        anchor: bytes,
+        place: SoftHsmToken | None,
+    ) -> None:
+        self.calls = 0
+        self._module = module
+        self._label = label
+        self._pin = pin
+        self._anchor = anchor  # a key that every token of ours holds: tells a dead session from a missing key
+        self._place = place
+        self._epoch = -1
+        self._session: Any = None
+        self._keys: dict[bytes, Any] = {}
+        self._recovered_at = 0.0
+        module.acquire()
+
+    def close(self) -> None:
+        """Give the module back."""
+        self._module.release()
+
+    def check_present(self) -> None:
+        """Raise TokenNotFoundError if an embedded token's directory is away: one stat."""
+        if self._place is not None and not self._place.exists():
+            raise TokenNotFoundError(
+                f"token {self._label} is away: {self._place.directory} does not exist",
+                hint="put the token's directory back",
+            )
+
+    def encrypt_gcm(self, object_id: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
+        """Return ciphertext || tag."""
+        param = GCMParams(iv, aad, 128)
+        return self._run(
+            object_id,
+            KeyKind.AES,
+            lambda key: key.encrypt(plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=param),
+        )
+
+    def decrypt_gcm(self, object_id: bytes, iv: bytes, sealed: bytes, aad: bytes) -> bytes:
+        """Return the plaintext, or raise IntegrityError."""
+        param = GCMParams(iv, aad, 128)
+        return self._run(
+            object_id,
+            KeyKind.AES,
+            lambda key: key.decrypt(sealed, mechanism=Mechanism.AES_GCM, mechanism_param=param),
+            refusal=IntegrityError,
+        )
+
+    def hmac(self, object_id: bytes, message: bytes) -> bytes:
+        """Return HMAC-SHA-256 of ``message``."""
+        return self._run(
+            object_id, KeyKind.HMAC, lambda key: key.sign(message, mechanism=Mechanism.SHA256_HMAC)
+        )
+
+    def generate(self, kind: KeyKind, object_id: bytes, label: str) -> None:
+        """Make a sensitive, not extractable key in the token."""
+        if not isinstance(object_id, bytes) or not isinstance(label, str):
+            raise TypeError("object id must be bytes and label must be str")
+        key_type, mechanism, capabilities = _GENERATE[kind]
+        self._with_session(
+            lambda session: session.generate_key(
+                key_type, 256, id=object_id, label=label, store=True, capabilities=capabilities,
+                mechanism=mechanism, template=_TEMPLATE,
+            )
+        )  # fmt: skip
+
+    def destroy(self, object_id: bytes) -> None:
+        """Destroy the key; one that is not there is no error."""
+        self._with_session(lambda session: [key.destroy() for key in _find(session, object_id)])
+        with self._module.lock:
+            self._keys.pop(object_id, None)
+
+    def holds(self, object_id: bytes) -> bool:
+        """Return whether the token holds the key."""
+        return bool(self._with_session(lambda session: _find(session, object_id)))
+
+    def list_keys(self) -> list[TokenKey]:
+        """Return every secret key object of the token."""
+        keys: list[TokenKey] = self._with_session(
+            lambda session: [
+                _describe(key) for key in session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY})
+            ]
+        )
+        return keys
+
+    def probe_suite(self) -> Suite:
+        """Return suite 1 if the module does AES-GCM with our IV and AAD, else suite 2."""
+        try:
+            if self._with_session(_gcm_works, retry=False):
+                return Suite.HSM_GCM
+        except HsmUnavailableError:
+            with self._module.lock:  # a failed GCM call can leave its operation active in the session
+                self._module.reinitialize(self._conf)
+        if self._with_session(_hmac_works):
+            return Suite.HSM_KDF
+        raise ModuleInvalidError(f"module {self._module.path} offers neither AES-GCM nor HMAC-SHA-256")
+
+    @property
+    def _conf(self) -> Path | None:
+        return self._place.conf if self._place else None
+
+    def _run(
+        self,
+        object_id: bytes,
+        kind: KeyKind,
+        use: Callable[[Any], bytes],
+        refusal: type[KmsfsError] = HsmUnavailableError,
+    ) -> bytes:
+        self.calls += 1
+        with self._module.lock:
+            try:
+                return use(self._key(object_id, kind))
+            except pkcs11.PKCS11Error as error:
+                self._judge(error, object_id, refusal)
+            self._recover()
+            try:
+                return use(self._key(object_id, kind))
+            except pkcs11.PKCS11Error as error:
+                self._judge(error, object_id, refusal)
+                raise HsmUnavailableError(f"token {self._label}: {reason(error)}") from error
+
+    def _with_session(self, use: Callable[[Any], Any], *, retry: bool = True) -> Any:
+        self.calls += 1
+        with self._module.lock:
+            for last in (not retry, True):
+                try:
+                    self._connect()
+                    return use(self._session)
+                except pkcs11.PKCS11Error as error:
+                    if last:
+                        raise HsmUnavailableError(f"token {self._label}: {reason(error)}") from error
+                self._recover()
+        raise AssertionError("unreachable")
+
+    def _judge(self, error: Exception, object_id: bytes, refusal: type[KmsfsError]) -> None:
+        """Raise if the session lives, so that the failure is about this key or this input; else return.
+
+        SoftHSM reports a bad tag and a dead token alike (GeneralError): asking for the key tells them apart.
+        """
+        if isinstance(error, _STALE_ERRORS):
+            return
+        if isinstance(error, pkcs11.NoSuchKey):
+            if self._answers(self._anchor):
+                raise KeyNotFoundError(
+                    f"key material {object_id.hex()} is not in token {self._label}"
+                ) from error
+        elif self._answers(object_id):
+            if refusal is IntegrityError:
+                raise IntegrityError("authentication tag does not verify") from error
+            raise refusal(f"token {self._label}: {reason(error)}") from error
+
+    def _answers(self, object_id: bytes) -> bool:
+        self.check_present()
+        try:
+            return any(key[Attribute.ID] == object_id for key in _find(self._session, object_id))
+        except pkcs11.PKCS11Error:
+            return False
+
+    def _recover(self) -> None:
+        self.check_present()
+        now = time.monotonic()
+        if self._place is None and now - self._recovered_at < RECOVERY_INTERVAL_S:
+            raise HsmUnavailableError(f"token {self._label} does not answer", hint="try again in a second")
+        self._recovered_at = now
+        self._module.reinitialize(self._conf)
+
+    def _connect(self) -> None:
+        if self._epoch == self._module.epoch:
+            return
+        self._keys.clear()
+        self.check_present()
+        try:
+            self._session = self._module.session(self._label, self._conf, self._pin)
+        except pkcs11.PKCS11Error as error:
+            gone = isinstance(error, GONE_ERRORS)
+            kind: type[HsmError] = TokenNotFoundError if gone else HsmUnavailableError
+            raise kind(
+                f"token {self._label}: {reason(error)}", hint="connect the token and try again"
+            ) from error
+        self._epoch = self._module.epoch
+
+    def _key(self, object_id: bytes, kind: KeyKind) -> Any:
+        if self._epoch != self._module.epoch:
+            self._connect()
+        key = self._keys.get(object_id)
+        if key is None:
+            key = self._keys[object_id] = self._load(object_id, kind)
+        return key
+
+    def _load(self, object_id: bytes, kind: KeyKind) -> Any:
+        found = _find(self._session, object_id)
+        if not found:
+            raise pkcs11.NoSuchKey(object_id.hex())
+        key = found[0]
+        described = _describe(key)
+        if (
+            len(found) > 1
+            or not described.sensitive
+            or described.extractable
+            or key.key_type != _GENERATE[kind][0]
+        ):
+            raise InsecureKeyError(
+                f"key material {object_id.hex()} in token {self._label} is extractable, not sensitive"
+                " or of a wrong type",
+                hint="somebody replaced the key: restore the token, and see kmsfs doctor",
+            )
+        return key
+
+
+def _find(session: Any, object_id: bytes) -> list[Any]:
+    if not isinstance(object_id, bytes):
+        raise TypeError("object id must be bytes")
+    return list(session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.ID: object_id}))
+
+
+def _describe(key: Any) -> TokenKey:
+    try:
+        sensitive, extractable = key[Attribute.SENSITIVE], key[Attribute.EXTRACTABLE]
+    except pkcs11.AttributeTypeInvalid:
+        sensitive, extractable = False, True  # what cannot be shown to be safe counts as unsafe
+    return TokenKey(bytes(key.id), key.label, sensitive, extractable)
+
+
+def _gcm_works(session: Any) -> bool:
+    _, mechanism, capabilities = _GENERATE[KeyKind.AES]
+    key = session.generate_key(KeyType.AES, 256, capabilities=capabilities, mechanism=mechanism)
+    try:
+        plaintext, param = bytes(32), GCMParams(random_bytes(NONCE_SIZE), b"kmsfs", 128)
+        first, second = (
+            key.encrypt(plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=param) for _ in range(2)
+        )
+        # A module that picks its own IV gives two different ciphertexts, and never tells which IV it took.
+        opened = key.decrypt(first, mechanism=Mechanism.AES_GCM, mechanism_param=param)
+        return first == second and len(first) == 48 and opened == plaintext
+    finally:
+        key.destroy()
+
+
+def _hmac_works(session: Any) -> bool:
+    key_type, mechanism, capabilities = _GENERATE[KeyKind.HMAC]
+    key = session.generate_key(key_type, 256, capabilities=capabilities, mechanism=mechanism)
+    try:
+        return len(key.sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)) == 32
+    finally:
+        key.destroy()

@@ -1,0 +1,87 @@
+"""Data keys made ahead of time, so that creating a file does not wait for the HSM.
+
+One pool for each CMK and tree. ``take`` looks at the key's state and material before it hands anything out: a
+disabled key's pool gives nothing, and after a rotation nothing under the old material.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Final
+
+from kmsfs.crypto.entropy import random_bytes
+from kmsfs.ids import FileId, KeyArn, MaterialId, TreeId
+from kmsfs.keystore.service import Keystore
+
+HIGH_WATERMARK: Final = 500
+LOW_WATERMARK: Final = 150
+FILE_ID_SIZE: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyKey:
+    """A file id with its data key, clear and wrapped."""
+
+    file_id: FileId
+    data_key: bytes = field(repr=False)
+    blob: bytes
+    material_id: MaterialId
+
+
+def file_context(tree_id: TreeId, file_id: FileId) -> dict[str, str]:
+    """Return the encryption context of a file's data key."""
+    return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:file-id": file_id.hex()}
+
+
+class DataKeyPool:
+    """Ready keys of one CMK for one tree. Thread-safe."""
+
+    def __init__(self, keystore: Keystore, key_arn: KeyArn, tree_id: TreeId) -> None:
+        self._keystore = keystore
+        self._key_arn = key_arn
+        self._tree_id = tree_id
+        self._lock = Lock()
+        self._ready: deque[ReadyKey] = deque()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    @property
+    def low(self) -> bool:
+        """Whether the pool should be filled."""
+        return len(self._ready) < LOW_WATERMARK
+
+    def take(self) -> ReadyKey:
+        """Return a ready key, made now if none is left; raises if the CMK is not usable."""
+        try:
+            self._keystore.check_usable(self._key_arn)
+        except BaseException:
+            self.drain()
+            raise
+        current = self._keystore.resolve(self._key_arn).current_material_id
+        with self._lock:
+            while self._ready:
+                ready = self._ready.popleft()
+                if ready.material_id == current:
+                    return ready
+        return self._make()
+
+    def fill(self, max_count: int) -> int:
+        """Make up to ``max_count`` keys until the high watermark is reached; return how many were made."""
+        for made in range(max_count):
+            if len(self._ready) >= HIGH_WATERMARK:
+                return made
+            ready = self._make()
+            with self._lock:
+                self._ready.append(ready)
+        return max_count
+
+    def drain(self) -> None:
+        """Forget all ready keys."""
+        with self._lock:
+            self._ready.clear()
+
+    def _make(self) -> ReadyKey:
+        file_id = FileId(random_bytes(FILE_ID_SIZE))
+        made = self._keystore.generate_data_key(self._key_arn, file_context(self._tree_id, file_id))
+        return ReadyKey(file_id, made.plaintext, made.blob, made.material_id)

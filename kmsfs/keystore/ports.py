@@ -1,0 +1,126 @@
+"""What the key management service needs of a token and of a metadata store.
+
+Each port has one contract suite in tests/contract that every implementation passes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from kmsfs.format.blob import Suite
+from kmsfs.ids import Region
+
+
+class KeyKind(StrEnum):
+    """What a key object in a token is for."""
+
+    AES = "aes-256"  # encrypt and decrypt, suite 1
+    HMAC = "hmac-sha256"  # sign only: suite 2 and the integrity key
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """A secret key object as the token describes it."""
+
+    object_id: bytes
+    label: str
+    sensitive: bool
+    extractable: bool
+
+
+class Hsm(Protocol):
+    """One region's token. Thread-safe. Every method may raise an HsmError.
+
+    Object ids are 32 bytes. A key that is extractable or not sensitive is refused with InsecureKeyError; one
+    that is not there with KeyNotFoundError. Logging in happens at first use.
+    """
+
+    calls: int  # cryptographic operations asked of the module so far
+
+    def check_present(self) -> None:
+        """Raise TokenNotFoundError if the token is known to be away. Costs microseconds, calls no module."""
+
+    def probe_suite(self) -> Suite:
+        """Return the wrap suite that the module can do."""
+
+    def generate(self, kind: KeyKind, object_id: bytes, label: str) -> None:
+        """Make a sensitive, not extractable key in the token."""
+
+    def destroy(self, object_id: bytes) -> None:
+        """Destroy the key; one that is not there is no error."""
+
+    def list_keys(self) -> list[TokenKey]:
+        """Return every secret key object of the token."""
+
+    def holds(self, object_id: bytes) -> bool:
+        """Return whether the token holds the key."""
+
+    def encrypt_gcm(self, object_id: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
+        """Return ciphertext || tag."""
+
+    def decrypt_gcm(self, object_id: bytes, iv: bytes, sealed: bytes, aad: bytes) -> bytes:
+        """Return the plaintext, or raise IntegrityError."""
+
+    def hmac(self, object_id: bytes, message: bytes) -> bytes:
+        """Return HMAC-SHA-256 of ``message``."""
+
+    def close(self) -> None:
+        """Give the token back."""
+
+
+Value = str | int | None
+
+KEY_COLUMNS: Final = {
+    "region_state": "region",
+    "keys": "key_id",
+    "materials": "material_id",
+    "aliases": "name",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metadata row: the values of every column but the MAC, and the MAC in hex."""
+
+    table: str
+    values: Mapping[str, Value]
+    mac: str
+
+    @property
+    def key(self) -> tuple[str, Value]:
+        """The table and the primary key within the region."""
+        return self.table, self.values[KEY_COLUMNS[self.table]]
+
+
+class ConflictError(Exception):
+    """Another writer was first: read again and decide again. Never leaves the keystore."""
+
+
+class MetadataStore(Protocol):
+    """Rows by region. It keeps and returns what it is given; that rows are authentic is ledger.py's business.
+
+    Thread-safe. Raises MetadataUnavailableError when the store is missing, locked, damaged or too new.
+    """
+
+    def changed(self) -> bool:
+        """Return whether another connection wrote since the last call. Costs microseconds."""
+
+    def read(self, region: Region) -> list[Row]:
+        """Return the region's rows of all tables, as of one moment."""
+
+    def write(
+        self,
+        region: Region,
+        expected_counter: int | None,
+        puts: Sequence[Row],
+        deletes: Sequence[tuple[str, Value]],
+    ) -> None:
+        """Insert or replace ``puts`` and remove ``deletes`` at once.
+
+        Only if the region's counter is still ``expected_counter`` (None: it has no state row); otherwise
+        nothing changes and ConflictError is raised.
+        """
+
+    def close(self) -> None:
+        """Release the store."""

@@ -1,0 +1,137 @@
+"""Setting up a region: its token, its PIN, its integrity key, its state row, and last its configuration.
+
+A region exists once its configuration file does. Every step before that can be repeated, so an interrupted
+``region add`` is simply run again.
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from kmsfs.errors import AlreadyExistsError, InvalidRequestError, MetadataUnavailableError
+from kmsfs.format.blob import Suite
+from kmsfs.ids import Region
+from kmsfs.keystore import softhsm
+from kmsfs.keystore.home import metadata_path, region_names, regions_path, save_region, write_new
+from kmsfs.keystore.metadata_db import SqliteMetadataStore
+from kmsfs.keystore.model import RegionConfig
+from kmsfs.keystore.pin import read_pin, read_pin_file
+from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
+from kmsfs.keystore.pkcs11_module import Pkcs11Module, init_softhsm_token, module_at, token_serial
+from kmsfs.keystore.ports import KeyKind, MetadataStore
+from kmsfs.keystore.region import RegionService, integrity_key_id
+
+DEFAULT_ACCOUNT = "000000000000"
+
+
+def connect(home: Path, config: RegionConfig) -> Pkcs11Hsm:
+    """Return the region's token. Loads no module and reads no PIN yet."""
+    place = None
+    if config.token_dir is not None:
+        softhsm.write_conf(home)
+        place = softhsm.SoftHsmToken(softhsm.conf_path(home), str(config.token_dir))
+    return Pkcs11Hsm(
+        module_at(config.module),
+        config.token_label,
+        lambda: read_pin(config.region, config.pin_file),
+        anchor=integrity_key_id(config.region),
+        place=place,
+    )
+
+
+def add_region(
+    home: Path,
+    store: MetadataStore,
+    region: Region,
+    *,
+    module: Path | None,
+    token_label: str | None,
+    pin_file: Path | None,
+) -> RegionConfig:
+    """Set up ``region``; without a module, on a new embedded SoftHSM token."""
+    if module is None and (token_label or pin_file):
+        raise InvalidRequestError("a token label or PIN file needs a module", hint="name it with --module")
+    if module is not None and token_label is None:
+        raise InvalidRequestError("a module needs a token label", hint="name the token with --token")
+    regions_path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _exclusive(home):
+        if region in region_names(home):
+            raise AlreadyExistsError(f"region {region} is configured already")
+        _create_store(home)
+        if module is None or token_label is None:
+            config = _embedded_token(home, region)
+        else:
+            path = None if pin_file is None else pin_file.absolute()
+            config = RegionConfig(
+                region, module.absolute(), token_label, path, Suite.HSM_GCM, DEFAULT_ACCOUNT, None
+            )
+        config = _prepare_token(home, store, config)
+        save_region(home, config)
+    return config
+
+
+def _prepare_token(home: Path, store: MetadataStore, config: RegionConfig) -> RegionConfig:
+    hsm = connect(home, config)
+    try:
+        config = replace(config, suite=hsm.probe_suite())
+        anchor = integrity_key_id(config.region)
+        if not hsm.holds(anchor):
+            hsm.generate(KeyKind.HMAC, anchor, f"kmsfs:integrity:{config.region}")
+        RegionService(config, hsm, store).ledger.initialize()
+    finally:
+        hsm.close()
+    return config
+
+
+def _embedded_token(home: Path, region: Region) -> RegionConfig:
+    softhsm.prepare(home)
+    label = f"kmsfs-{region}"
+    pin_file = regions_path(home) / f"{region}.pin"
+    path = softhsm.find_module()
+    module = module_at(path)
+    module.acquire()
+    try:
+        serial = token_serial(module, softhsm.conf_path(home), label) or _new_token(
+            home, module, label, pin_file
+        )
+    finally:
+        module.release()
+    directory = softhsm.token_directory(home, serial)
+    return RegionConfig(region, path, label, pin_file, Suite.HSM_GCM, DEFAULT_ACCOUNT, directory)
+
+
+def _new_token(home: Path, module: Pkcs11Module, label: str, pin_file: Path) -> str:
+    if not pin_file.exists():  # it is written first: a token without its PIN would be lost
+        write_new(pin_file, secrets.token_urlsafe(24) + "\n")
+    conf = softhsm.conf_path(home)
+    # The security officer could only reset the user PIN, so nobody needs to know that PIN again.
+    init_softhsm_token(module, conf, label, so_pin=secrets.token_urlsafe(24), pin=read_pin_file(pin_file))
+    serial = token_serial(module, conf, label)
+    assert serial is not None  # noqa: S101 - it was initialised a moment ago
+    return serial
+
+
+def _create_store(home: Path) -> None:
+    path = metadata_path(home)
+    if path.exists():
+        return
+    if region_names(home):
+        raise MetadataUnavailableError(
+            f"metadata database {path} is missing", hint="restore it from a backup"
+        )
+    SqliteMetadataStore.create(path)
+
+
+@contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    """One process at a time sets up regions."""
+    descriptor = os.open(regions_path(home) / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

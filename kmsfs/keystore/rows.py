@@ -1,0 +1,187 @@
+"""Metadata rows as canonical bytes for their MAC, and as the values of the model. Pure.
+
+The encoding is injective over table, columns and values. Columns that are NULL are left out, so that a later
+version can add a column without making every older row look edited.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from struct import Struct
+from types import MappingProxyType
+
+from kmsfs.errors import MetadataTamperedError
+from kmsfs.format.blob import BlobHead, Suite, head_prefix
+from kmsfs.ids import KeyId, MaterialId, Region
+from kmsfs.keystore.arn import alias_arn, key_arn
+from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material
+from kmsfs.keystore.ports import Row, Value
+
+_DOMAIN = b"kmsfs metadata row v1"
+_U32 = Struct(">I")
+_MICROSECONDS = 1_000_000
+
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class MaterialEntry:
+    """What decrypting under a material needs: its key and the head that all its blobs begin with."""
+
+    key: KeyMetadata
+    material: Material
+    prefix: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A region's verified metadata as of one change counter. Never changed, only replaced."""
+
+    region: Region
+    account: str
+    counter: int
+    keys: Mapping[KeyId, KeyMetadata]
+    materials: Mapping[MaterialId, MaterialEntry]
+    aliases: Mapping[str, AliasEntry]
+    uses_reserved: Mapping[MaterialId, int] = field(repr=False)
+
+
+def row_bytes(table: str, values: Values) -> bytes:
+    """Return what the row's MAC covers."""
+    present = sorted((name, value) for name, value in values.items() if value is not None)
+    parts = [_DOMAIN, table.encode(), _U32.pack(len(present))]
+    for name, value in present:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise MetadataTamperedError(f"metadata table {table}: column {name} has a wrong type")
+        tag = b"i" if isinstance(value, int) else b"s"
+        parts += [name.encode(), tag + str(value).encode("utf-8", "surrogatepass")]
+    return b"".join(_U32.pack(len(part)) + part for part in parts)
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Return a digest over the set of rows; the state row carries it, so that none can be taken away."""
+    digest = hashlib.sha256()
+    for line in sorted(f"{row.table}\0{row.key[1]}\0{row.mac}\n" for row in rows):
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def key_values(key: KeyMetadata) -> Values:
+    """Return a CMK's row."""
+    return {
+        "region": key.region,
+        "key_id": key.key_id,
+        "state": key.state.value,
+        "manager": key.manager.value,
+        "description": key.description,
+        "created_at": to_microseconds(key.created_at),
+        "current_material": key.current_material_id.hex(),
+    }
+
+
+def material_values(region: Region, key_id: KeyId, material: Material, uses_reserved: int) -> Values:
+    """Return a key material's row."""
+    return {
+        "region": region,
+        "material_id": material.material_id.hex(),
+        "key_id": key_id,
+        "suite": int(material.suite),
+        "created_at": to_microseconds(material.created_at),
+        "uses_reserved": uses_reserved,
+    }
+
+
+def alias_values(alias: AliasEntry) -> Values:
+    """Return an alias's row."""
+    return {
+        "region": alias.region,
+        "name": alias.name,
+        "key_id": alias.target_key_id,
+        "created_at": to_microseconds(alias.created_at),
+        "updated_at": to_microseconds(alias.updated_at),
+    }
+
+
+def state_values(region: Region, account: str, counter: int, digest: str) -> Values:
+    """Return the region's state row."""
+    return {"region": region, "account": account, "counter": counter, "rows_digest": digest}
+
+
+def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
+    """Turn verified rows into a snapshot."""
+    region, account = Region(str(state.values["region"])), str(state.values["account"])
+    by_table: dict[str, list[Values]] = {"keys": [], "materials": [], "aliases": []}
+    for row in rows:
+        by_table[row.table].append(row.values)
+    materials: dict[KeyId, list[Material]] = {}
+    uses: dict[MaterialId, int] = {}
+    for values in sorted(by_table["materials"], key=lambda v: (_int(v["created_at"]), str(v["material_id"]))):
+        material = _material(values)
+        materials.setdefault(KeyId(str(values["key_id"])), []).append(material)
+        uses[material.material_id] = _int(values["uses_reserved"])
+    keys = [_key(values, region, account, materials) for values in by_table["keys"]]
+    entries = {
+        material.material_id: MaterialEntry(
+            key, material, head_prefix(BlobHead(material.suite, key.arn, material.material_id))
+        )
+        for key in keys
+        for material in key.materials
+    }
+    aliases = {alias.name: alias for alias in (_alias(v, region, account) for v in by_table["aliases"])}
+    return Snapshot(
+        region,
+        account,
+        _int(state.values["counter"]),
+        MappingProxyType({key.key_id: key for key in keys}),
+        MappingProxyType(entries),
+        MappingProxyType(aliases),
+        MappingProxyType(uses),
+    )
+
+
+def to_microseconds(timestamp: float) -> int:
+    """Return a time as the integer that rows hold."""
+    return round(timestamp * _MICROSECONDS)
+
+
+def _key(
+    values: Values, region: Region, account: str, materials: Mapping[KeyId, list[Material]]
+) -> KeyMetadata:
+    key_id = KeyId(str(values["key_id"]))
+    return KeyMetadata(
+        key_id=key_id,
+        arn=key_arn(region, account, key_id),
+        region=region,
+        account=account,
+        description=str(values["description"]),
+        state=KeyState(str(values["state"])),
+        manager=KeyManager(str(values["manager"])),
+        created_at=_int(values["created_at"]) / _MICROSECONDS,
+        current_material_id=MaterialId(bytes.fromhex(str(values["current_material"]))),
+        materials=tuple(materials[key_id]),
+    )
+
+
+def _material(values: Values) -> Material:
+    return Material(
+        MaterialId(bytes.fromhex(str(values["material_id"]))),
+        Suite(_int(values["suite"])),
+        _int(values["created_at"]) / _MICROSECONDS,
+    )
+
+
+def _alias(values: Values, region: Region, account: str) -> AliasEntry:
+    name = str(values["name"])
+    return AliasEntry(
+        name=name,
+        arn=alias_arn(region, account, name),
+        region=region,
+        target_key_id=KeyId(str(values["key_id"])),
+        created_at=_int(values["created_at"]) / _MICROSECONDS,
+        updated_at=_int(values["updated_at"]) / _MICROSECONDS,
+    )
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)  # noqa: S101 - the row is authentic, so the column has its type
+    return value

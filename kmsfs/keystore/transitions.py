@@ -1,0 +1,60 @@
+"""What each action does in each state of a CMK: one total table.
+
+A state means that the action is allowed and leaves the key in it; an error class means that it is refused.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from kmsfs.errors import KeyDisabledError, KeyPendingDeletionError, KeyStateError, KeystoreError
+from kmsfs.keystore.model import KeyState
+
+
+class Operation(StrEnum):
+    """The actions on a CMK whose outcome depends on its state."""
+
+    ENCRYPT = "encrypt"
+    DECRYPT = "decrypt"
+    GENERATE_DATA_KEY = "generate a data key"
+    ENABLE = "enable"
+    DISABLE = "disable"
+    POINT_ALIAS = "point an alias at"
+
+
+_USES: Final = (Operation.ENCRYPT, Operation.DECRYPT, Operation.GENERATE_DATA_KEY)
+
+Outcome = KeyState | type[KeystoreError]
+
+TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
+    **{(KeyState.ENABLED, use): KeyState.ENABLED for use in _USES},
+    **{(KeyState.DISABLED, use): KeyDisabledError for use in _USES},
+    **{(KeyState.PENDING_DELETION, use): KeyPendingDeletionError for use in _USES},
+    **{(KeyState.PENDING_IMPORT, use): KeyStateError for use in _USES},
+    (KeyState.ENABLED, Operation.ENABLE): KeyState.ENABLED,
+    (KeyState.DISABLED, Operation.ENABLE): KeyState.ENABLED,
+    (KeyState.PENDING_DELETION, Operation.ENABLE): KeyPendingDeletionError,
+    (KeyState.PENDING_IMPORT, Operation.ENABLE): KeyStateError,
+    (KeyState.ENABLED, Operation.DISABLE): KeyState.DISABLED,
+    (KeyState.DISABLED, Operation.DISABLE): KeyState.DISABLED,
+    (KeyState.PENDING_DELETION, Operation.DISABLE): KeyPendingDeletionError,
+    (KeyState.PENDING_IMPORT, Operation.DISABLE): KeyStateError,
+    (KeyState.ENABLED, Operation.POINT_ALIAS): KeyState.ENABLED,
+    (KeyState.DISABLED, Operation.POINT_ALIAS): KeyState.DISABLED,
+    (KeyState.PENDING_DELETION, Operation.POINT_ALIAS): KeyPendingDeletionError,
+    (KeyState.PENDING_IMPORT, Operation.POINT_ALIAS): KeyState.PENDING_IMPORT,
+}
+
+_REASONS: Final = {
+    KeyState.DISABLED: "is disabled",
+    KeyState.PENDING_DELETION: "is pending deletion",
+    KeyState.PENDING_IMPORT: "is pending import",
+}
+
+
+def next_state(state: KeyState, operation: Operation, key_arn: str) -> KeyState:
+    """Return the state after ``operation``, or raise what the table says."""
+    outcome = TRANSITIONS[state, operation]
+    if isinstance(outcome, KeyState):
+        return outcome
+    hint = "enable it first: kmsfs key enable" if state is KeyState.DISABLED else ""
+    raise outcome(f"key {key_arn} {_REASONS[state]}", hint=hint)

@@ -12,7 +12,9 @@ MODULES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "scripts").rglob("*.py"
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 40
 # Functions that may be longer, each with its reason. A table that is no longer than the limit needs no entry.
-ALLOWED_FUNCTION_LINES: dict[str, int] = {}
+ALLOWED_FUNCTION_LINES = {
+    "kmsfs/format/header.py:parse": 45,  # one field after the other, in the order of docs/format.md
+}
 
 
 def function_sizes(module: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 # Spelt in pieces, so that this file does not contain what it looks for.
 MACHINE_PATHS = re.compile(
-    "|".join(("/" + "work/", "/" + "root/", "/" + "home/[a-z]+/", "/tmp" + "/w/", r"\.pyenv"))
+    "|".join(("/" + "work/", "/" + "root/", "/" + "home/[a-z]+/", "/tmp" + "/w/", r"\.py" + "env"))
 )
 URL = re.compile(r"https?:" + "//")
 

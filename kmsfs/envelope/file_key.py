@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from kmsfs.crypto.kdf import equal, hkdf_sha512, hmac_sha256
 from kmsfs.envelope.content import ChunkCipher
-from kmsfs.errors import FormatError, IntegrityError, KmsfsError, UnsupportedFormatError
+from kmsfs.errors import (
+    FormatError,
+    IncorrectKeyError,
+    IntegrityError,
+    InvalidCiphertextError,
+    KeyNotFoundError,
+    KmsfsError,
+    RegionNotFoundError,
+    UnsupportedFormatError,
+)
 from kmsfs.format.header import FileHeader, header_mac
 from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
 
@@ -16,6 +25,16 @@ if TYPE_CHECKING:
     from kmsfs.ids import FileId
 
 Unwrap = Callable[[FileHeader], bytes]
+# What a damaged slot can lead to. Anything else (a disabled key, an HSM that does not answer) says nothing
+# against the copy: an older one must not be served in its place.
+_COPY_IS_BAD = (
+    FormatError,
+    IntegrityError,
+    InvalidCiphertextError,
+    IncorrectKeyError,
+    KeyNotFoundError,
+    RegionNotFoundError,
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,7 +76,7 @@ def open_header(raw: bytes, unwrap: Unwrap) -> OpenedHeader:
 
     ``unwrap`` turns a parsed (not yet authentic) header into the data key that one of its slots wraps. When
     no copy is good, raises what was wrong with the newest: FormatError, IntegrityError, or what ``unwrap``
-    raised.
+    raised. When ``unwrap`` fails for a reason other than damage, raises that at once.
     """
     if len(raw) != HEADER_SIZE:
         raise FormatError(f"file is cut off inside its header ({len(raw)} bytes)")
@@ -66,7 +85,7 @@ def open_header(raw: bytes, unwrap: Unwrap) -> OpenedHeader:
     for position, header in sorted(copies, key=lambda item: -item[1].generation):
         try:
             keys = _authenticate(_copy(raw, position), header, unwrap(header))
-        except KmsfsError as error:  # the other copy may still be good
+        except _COPY_IS_BAD as error:  # the other copy may still be good
             problems.append(error)
             continue
         return OpenedHeader(
@@ -77,6 +96,14 @@ def open_header(raw: bytes, unwrap: Unwrap) -> OpenedHeader:
             may_be_clean=any(not other.dirty for _, other in copies),
         )
     raise problems[0] if problems else parse_problem
+
+
+def newest_unverified(raw: bytes) -> FileHeader:
+    """The parsed copy of the highest generation, for those who have no keys; FormatError if none parses."""
+    copies, problem = _parse_copies(raw)
+    if not copies:
+        raise problem
+    return max(copies, key=lambda item: item[1].generation)[1]
 
 
 def _authenticate(copy: bytes, header: FileHeader, data_key: bytes) -> FileKeys:

@@ -27,10 +27,21 @@ class DirectoryRecord:
     zone: str = ""  # key ARN; empty: the parent's zone
 
     def pack(self) -> bytes:
-        """The first 352 bytes: what the MAC covers."""
-        zone = self.zone.encode("ascii")
+        """The first 352 bytes: what the MAC covers. FormatError for a record that would not parse."""
+        if not self.zone.isascii() or len(self.zone) > MAX_ZONE or self.dir_id == NO_DIRECTORY:
+            raise FormatError(
+                f"directory record holds an id and a zone of at most {MAX_ZONE} ASCII characters"
+            )
         return _RECORD.pack(
-            MAGIC, VERSION, 0, self.dir_id, self.parent, self.other_parent, len(zone), zone, bytes(34)
+            MAGIC,
+            VERSION,
+            0,
+            self.dir_id,
+            self.parent,
+            self.other_parent,
+            len(self.zone),
+            self.zone.encode("ascii"),
+            bytes(34),
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Self
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
 from kmsfs.format.holes import Extents
-from kmsfs.format.layout import CHUNK_SIZES, HEADER_COPY_SIZE
+from kmsfs.format.layout import CHUNK_SIZES, HEADER_COPY_SIZE, MAX_CHUNKS
 from kmsfs.ids import FileId
 
 MAGIC = b"KMSFSHDR"
@@ -48,7 +48,8 @@ class FileHeader:
     suite: int = SUITE_GCM
 
     def pack(self) -> bytes:
-        """The first 992 bytes: what the MAC covers."""
+        """The first 992 bytes: what the MAC covers. FormatError for a header that would not parse."""
+        self._check_fits()
         extents = b"".join(
             start.to_bytes(6, "big") + (stop - start).to_bytes(6, "big") for start, stop in self.holes
         )
@@ -77,6 +78,15 @@ class FileHeader:
                 _RESERVED,
             )
         )
+
+    def _check_fits(self) -> None:
+        # struct cuts a string that is too long without a word: the data key would be lost
+        if not 1 <= len(self.slots) <= MAX_SLOTS or not all(0 < len(blob) <= MAX_BLOB for blob in self.slots):
+            raise FormatError(
+                f"file header holds 1 to {MAX_SLOTS} wrapped data keys of 1 to {MAX_BLOB} bytes"
+            )
+        if len(self.holes) > MAX_EXTENTS or any(stop > MAX_CHUNKS for _, stop in self.holes):
+            raise FormatError(f"file header holds {MAX_EXTENTS} hole extents of 48-bit chunk indices")
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -136,7 +146,7 @@ def _parse_slots(raw: bytes, count: int) -> tuple[bytes, ...]:
     slots = []
     for number in range(MAX_SLOTS):
         length, blob = _SLOT.unpack_from(raw, _SLOTS_AT + number * _SLOT.size)
-        if (number < count) != (0 < length <= MAX_BLOB) or blob[length:].strip(b"\0"):
+        if (number < count) != (length > 0) or length > MAX_BLOB or blob[length:].strip(b"\0"):
             raise FormatError(f"slot {number} of the file header is malformed")
         if number < count:
             slots.append(blob[:length])
@@ -151,10 +161,10 @@ def _parse_extents(raw: bytes, count: int) -> tuple[tuple[int, int], ...]:
         at = _EXTENTS_AT + number * _EXTENT_SIZE
         start = int.from_bytes(raw[at : at + 6], "big")
         length = int.from_bytes(raw[at + 6 : at + 12], "big")
-        if (number < count) != (length > 0) or (number >= count and start):
+        if (number < count) != (length > 0) or (number >= count and start) or start + length > MAX_CHUNKS:
             raise FormatError(f"hole extent {number} of the file header is malformed")
         if number < count:
             ranges.append((start, start + length))
     if list(Extents(ranges)) != ranges:
-        raise FormatError("hole extents of the file header are not sorted and disjoint")
+        raise FormatError("hole extents of the file header are not sorted and apart")
     return tuple(ranges)

@@ -11,7 +11,7 @@ NONCE_SIZE = 12
 TAG_SIZE = 16
 CHUNK_OVERHEAD = NONCE_SIZE + TAG_SIZE
 CHUNK_SIZES = (4096, 16384, 65536)
-MAX_CHUNKS = 1 << 48
+MAX_CHUNKS = (1 << 48) - 1  # so that an extent of all of them has a 48-bit length
 
 
 def check_chunk_size(chunk_size: int) -> int:

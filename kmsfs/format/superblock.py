@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
+from kmsfs.format.header import MAX_BLOB
 from kmsfs.format.layout import check_chunk_size
 from kmsfs.ids import KeyArn, TreeId
 
@@ -146,7 +147,10 @@ def _parse_slots(entries: list[Any]) -> tuple[TreeSlot, ...]:
         if not isinstance(arn, str) or not isinstance(text, str):
             raise FormatError("superblock slot is malformed")
         try:
-            slots.append(TreeSlot(KeyArn(arn), base64.b64decode(text, validate=True)))
+            blob = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise FormatError("superblock slot is not base64") from None
+        if not 0 < len(blob) <= MAX_BLOB:
+            raise FormatError(f"wrapped tree key in a superblock slot is not 1 to {MAX_BLOB} bytes")
+        slots.append(TreeSlot(KeyArn(arn), blob))
     return tuple(slots)

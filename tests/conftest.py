@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from testkit.home import Home, make_home
 from testkit.leftovers import mounts_below, processes_naming
 
 
@@ -31,3 +32,20 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     left = (mounts_below(base) | processes_naming(base)) - before
     assert not left, f"left behind: {sorted(left)}"
+
+
+@pytest.fixture(scope="session")
+def _prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make_home(tmp_path_factory.mktemp("prepared") / "home")
+
+
+@pytest.fixture
+def home(_prepared_home: Home, tmp_path: Path) -> Home:
+    """A home of the test's own, with the region ``eu-west-1`` and the key ``alias/files``."""
+    return _prepared_home.copy_to(tmp_path / "home")
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Home:
+    """A home that nobody has used."""
+    return Home(tmp_path / "empty-home")

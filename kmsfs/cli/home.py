@@ -19,6 +19,13 @@ def home_path() -> Path:
     return base / "kmsfs"
 
 
+def make_home() -> Path:
+    """Return the home and make sure that it exists, for its owner alone."""
+    home = home_path()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home
+
+
 def open_keystore() -> "Keystore":
     """Open the keystore of the home; imported here because help must not load a database."""
     from kmsfs.keystore.service import Keystore

@@ -31,7 +31,7 @@ def log_path(home: Path, tree: Path, mountpoint: Path) -> Path:
 
 def log_to_file(path: Path) -> None:
     """Send the log, thread failures and crash traces to ``path``, mode 0600."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     _install(_PrivateRotatingFile(path, maxBytes=_MAX_SIZE, backupCount=_OLD_FILES, encoding="utf-8"))
     # A PKCS#11 module that crashes takes the process with it: leave at least the Python frames.
     faulthandler.enable(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))

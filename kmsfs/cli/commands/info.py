@@ -12,7 +12,7 @@ import click
 from kmsfs.cli.options import HELP_NAMES, json_option
 from kmsfs.cli.terminal import print_fields, print_json
 from kmsfs.errors import NotMountedError
-from kmsfs.storage.mountinfo import mount_of
+from kmsfs.storage.mountinfo import MountEntry, mount_of
 
 INFO_XATTR: Final = "user.kmsfs.info"
 # The kernel allows user xattrs on files and directories only; nothing else has a key anyway.
@@ -58,16 +58,28 @@ def _info(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _explained(error, path) from error
     if mount is not None and mount.is_kmsfs:
-        return _from_mount(path)
+        return _from_mount(path, mount)
     from kmsfs.tree.inspect import inspect_path
 
     return inspect_path(path.absolute())
 
 
-def _from_mount(path: Path) -> dict[str, Any]:
-    kind = stat.S_IFMT(path.lstat().st_mode)
-    if kind in _WITHOUT_KEY:
-        return {"type": _WITHOUT_KEY[kind], "slots": []}
+def _from_mount(path: Path, mount: MountEntry) -> dict[str, Any]:
+    kind = _WITHOUT_KEY.get(stat.S_IFMT(path.lstat().st_mode))
+    if kind is None:
+        return _ask(path)
+    root = _ask(Path(mount.mount_point))
+    return {
+        "kind": kind,
+        "tree_id": root["tree_id"],
+        "file_id": None,
+        "chunk_size": root["chunk_size"],
+        "sealed_length": None,
+        "slots": [],
+    }
+
+
+def _ask(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(os.getxattr(path, INFO_XATTR, follow_symlinks=False)))
     except OSError as error:

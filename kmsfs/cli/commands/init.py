@@ -1,8 +1,5 @@
 """``kmsfs init``: create an encrypted tree."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,41 +33,12 @@ def command(tree: Path, key: str | None, region: str | None) -> None:
     from kmsfs.tree.superblock_file import create_tree
 
     path = tree.absolute()
-    with open_keystore() as keystore, _directory(path):
+    if path.exists() and not path.is_dir():
+        raise TreeExistsError(f"{path} is not a directory", hint="name a new or empty directory")
+    with open_keystore() as keystore:
         chosen = key if key is not None else _only_key(keystore, region)
         create_tree(keystore, path, chosen, region)
     print_line(f"created the tree {path}")
-
-
-@contextmanager
-def _directory(path: Path) -> Iterator[None]:
-    """Have an empty directory at ``path``; one that was made for this goes again if the tree fails."""
-    try:
-        path.mkdir(mode=0o700)
-        made = True
-    except FileExistsError:
-        made = False
-        _require_empty(path)
-    try:
-        yield
-    except BaseException:
-        if made:
-            with suppress(OSError):  # the first error is the one to tell
-                path.rmdir()
-        raise
-
-
-def _require_empty(path: Path) -> None:
-    if not path.is_dir():
-        raise TreeExistsError(f"{path} is not a directory", hint="name an empty or a new directory")
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries]
-    if "kmsfs.tree" in names:
-        raise TreeExistsError(
-            f"{path} is a tree already", hint=f"mount it with 'kmsfs mount {path} MOUNTPOINT'"
-        )
-    if names:
-        raise TreeExistsError(f"{path} is not empty", hint="name an empty or a new directory")
 
 
 def _only_key(keystore: "Keystore", region: str | None) -> str:

@@ -8,7 +8,7 @@ import click
 
 from kmsfs.cli import hardening, logfile
 from kmsfs.cli.daemon import ParentLink, start_daemon
-from kmsfs.cli.home import home_path, open_keystore
+from kmsfs.cli.home import make_home, open_keystore
 from kmsfs.cli.mount_plan import KNOWN_OPTIONS, MountPlan, parse_options, plan_mount
 from kmsfs.cli.options import HELP_NAMES
 from kmsfs.cli.terminal import print_line
@@ -37,7 +37,7 @@ def command(tree: Path, mountpoint: Path, options: tuple[str, ...], foreground: 
         logfile.log_to_stderr()
         _serve(plan, lambda: print_line(f"mounted {plan.tree} on {plan.mountpoint}"))
         return
-    log = logfile.log_path(home_path(), plan.tree, plan.mountpoint)
+    log = logfile.log_path(make_home(), plan.tree, plan.mountpoint)
 
     def work(link: ParentLink) -> None:
         logfile.log_to_file(log)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmsfs.cli.home import open_keystore
+from kmsfs.cli.home import make_home, open_keystore
 from kmsfs.cli.lazy import help_group
 from kmsfs.cli.options import HELP_NAMES, json_option
 from kmsfs.cli.terminal import print_fields, print_json, print_table
@@ -47,6 +47,7 @@ def add(region: str, module: Path | None, token: str | None, pin_file: Path | No
       kmsfs region add eu-west-1
       kmsfs region add us-east-1 --module /usr/lib/vendor/libpkcs11.so --token prod --pin-file ~/prod.pin
     """
+    make_home()
     with open_keystore() as keystore:
         added = keystore.add_region(region, module=module, token_label=token, pin_file=pin_file)
     if as_json:

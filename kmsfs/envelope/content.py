@@ -33,7 +33,7 @@ class ChunkCipher:
     def __repr__(self) -> str:
         return "ChunkCipher(<content key>)"
 
-    def seal(self, first: int, plaintext: bytes | memoryview, nonces: bytes) -> bytearray:
+    def seal(self, first: int, plaintext: bytes | bytearray | memoryview, nonces: bytes) -> bytearray:
         """Seal ``plaintext``, which starts at chunk ``first``; every chunk but the last is whole.
 
         ``nonces`` holds 12 fresh random bytes for each chunk.

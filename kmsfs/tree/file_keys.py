@@ -1,0 +1,153 @@
+"""Data keys for the files of one mount: new ones from the pool, wrapped ones through the cache.
+
+A fast HSM is called inline, a slow one in a thread: never more than one call at a time, and the event loop goes on.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+import trio.lowlevel
+
+from kmsfs.envelope.file_key import OpenedHeader, open_header
+from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
+from kmsfs.format import aad
+from kmsfs.format.blob import parse_blob_head
+from kmsfs.keystore.pool import DataKeyPool, ReadyKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsfs.format.header import FileHeader
+    from kmsfs.ids import KeyArn, TreeId
+    from kmsfs.keystore.data_key_cache import DataKeyCache
+    from kmsfs.keystore.service import Keystore
+
+_T = TypeVar("_T")
+_FILL_STEP = 16  # keys made between two checkpoints: under a millisecond on a fast HSM
+
+
+class FileKeys:
+    """Where a mount gets its data keys."""
+
+    def __init__(self, keystore: Keystore, cache: DataKeyCache, tree_id: TreeId) -> None:
+        self._keystore = keystore
+        self._cache = cache
+        self._tree_id = tree_id
+        self._pools: dict[KeyArn, DataKeyPool] = {}
+        self._lane = trio.CapacityLimiter(1)
+        self._fill_wanted = trio.Event()
+
+    def check(self, key_arn: KeyArn) -> None:
+        """Raise unless files may be opened under this key now. Microseconds, no HSM call."""
+        self._keystore.check_usable(key_arn)
+
+    async def take(self, key_arn: KeyArn) -> ReadyKey:
+        """A data key for a new file. No checkpoint as long as the pool has one or the HSM is fast."""
+        pool = self.pool(key_arn)
+        ready = await self._run(key_arn, pool.take) if not len(pool) else pool.take()
+        if pool.low:
+            self._fill_wanted.set()
+        return ready
+
+    def pool(self, key_arn: KeyArn) -> DataKeyPool:
+        """The pool of a CMK."""
+        pool = self._pools.get(key_arn)
+        if pool is None:
+            pool = self._pools[key_arn] = DataKeyPool(self._keystore, key_arn, self._tree_id)
+            self._fill_wanted.set()
+        return pool
+
+    def give_back(self, key_arn: KeyArn, ready: ReadyKey) -> None:
+        """A key that was taken for a file that was not written. No checkpoint."""
+        self.pool(key_arn).give_back(ready)
+
+    def check_slots(self, header: FileHeader) -> None:
+        """Raise unless some slot of an open file may be used now. Microseconds, no HSM call."""
+        problem: KmsfsError | None = None
+        for blob in header.slots:
+            try:
+                self._keystore.check_usable(parse_blob_head(blob).key_arn)
+            except KmsfsError as error:
+                problem = problem or error
+            else:
+                return
+        assert problem is not None  # noqa: S101 - a parsed header has a slot
+        raise problem
+
+    async def open(self, raw: bytes) -> OpenedHeader:
+        """Authenticate a file's header. No checkpoint when the data key is cached or the HSM is fast."""
+        try:
+            return open_header(raw, partial(self._unwrap, call=None))
+        except _NotCachedError as miss:
+            key_arn = miss.key_arn
+        return await self._run(
+            key_arn, partial(open_header, raw, partial(self._unwrap, call=self._cache.unwrap))
+        )
+
+    def _unwrap(self, header: FileHeader, call: Callable[..., bytes] | None) -> bytes:
+        """The data key from the first slot that yields it. Without ``call``, only from the cache."""
+        context = aad.file_context(self._tree_id, header.file_id)
+        problem: KmsfsError | None = None
+        for blob in header.slots:
+            try:
+                key_arn = parse_blob_head(blob).key_arn
+                self._keystore.check_usable(key_arn)
+                if call is not None:
+                    return call(blob, context, key_arn)
+            except (FormatError, InvalidCiphertextError) as error:
+                problem = problem or IntegrityError(
+                    f"file {header.file_id.hex()}: a slot of its header does not open ({error})"
+                )
+                continue
+            except KmsfsError as error:
+                problem = problem or error
+                continue
+            cached = self._cache.peek(blob, context)
+            if cached is None:
+                raise _NotCachedError(key_arn)
+            return cached
+        assert problem is not None  # noqa: S101 - a parsed header has a slot
+        raise problem
+
+    async def _run(self, key_arn: KeyArn, call: Callable[[], _T]) -> _T:
+        if self._keystore.is_fast(key_arn):
+            return call()
+        return await trio.to_thread.run_sync(call, limiter=self._lane)
+
+    async def keep_filled(self) -> None:
+        """Top the pools up in the background, for ever."""
+        while True:
+            await self._fill_wanted.wait()
+            self._fill_wanted = trio.Event()
+            for key_arn, pool in list(self._pools.items()):
+                try:
+                    while await self._run(key_arn, partial(pool.fill, _FILL_STEP)):
+                        await trio.lowlevel.checkpoint()
+                except KmsfsError:
+                    continue  # whoever takes a key gets the reason
+
+    async def follow(self, interval_s: float) -> None:
+        """Take over what other processes change in the keystore, for ever; forget keys that may not be used."""
+        while True:
+            await trio.sleep(interval_s)
+            await trio.to_thread.run_sync(self._keystore.refresh)
+            for key_arn, pool in self._pools.items():
+                try:
+                    self._keystore.check_usable(key_arn)
+                except KmsfsError:
+                    pool.drain()
+                    self._cache.purge(key_arn)
+                else:
+                    if pool.low:
+                        self._fill_wanted.set()
+
+
+class _NotCachedError(Exception):
+    """Control flow: the HSM is needed."""
+
+    def __init__(self, key_arn: KeyArn) -> None:
+        super().__init__(key_arn)
+        self.key_arn = key_arn

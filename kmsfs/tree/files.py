@@ -1,0 +1,265 @@
+"""Regular files: opening, reading, writing, truncating, syncing, and the table of handles."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.storage import backing
+from kmsfs.tree import recovery
+from kmsfs.tree.open_file import Buffer, OpenFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from kmsfs.ids import KeyArn
+    from kmsfs.tree.inodes import Inode
+    from kmsfs.tree.volume import Caller, Volume
+
+
+class Handle:
+    """What one open(2) got."""
+
+    __slots__ = ("drops_privileges", "file")
+
+    def __init__(self, file: OpenFile, *, drops_privileges: bool = False) -> None:
+        self.file = file
+        self.drops_privileges = drops_privileges  # writes clear set-user-ID and set-group-ID (write(2))
+
+
+class Files:
+    """The open files of one mount."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._handles: dict[int, Handle] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    # --- opening and closing -----------------------------------------------------------------------------
+
+    async def open(self, inode: Inode, flags: int, caller: Caller) -> tuple[int, bool]:
+        """(handle, whether the kernel must pass writes on at once). Truncates with O_TRUNC."""
+        write = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if write:
+            await self._volume.idle.room()
+        file = await self._acquire(inode, write=write)
+        try:
+            if flags & os.O_TRUNC and file.size:
+                await self._truncate(file, 0)
+            mode = os.fstat(file.fd).st_mode
+        except BaseException:
+            self._let_go(file)
+            raise
+        drops = write and caller.uid != 0 and _has_privileges(mode)
+        if drops and flags & os.O_TRUNC:
+            os.fchmod(file.fd, _without_privileges(mode))
+        return self._new_handle(Handle(file, drops_privileges=drops)), drops
+
+    async def create(self, inode: Inode, fd: int) -> int:
+        """A handle on a file that was just created; takes over ``fd``."""
+        file = OpenFile(
+            inode, fd, self._volume.chunk_size, writable=True, nowait=not self._volume.memory_backed
+        )
+        inode.file = file
+        file.handles = 1
+        try:
+            await self._provide_key(file)
+        except BaseException:
+            self._let_go(file)
+            raise
+        return self._new_handle(Handle(file))
+
+    def release(self, number: int) -> None:
+        """Close a handle. No checkpoint."""
+        self._let_go(self._handles.pop(number).file)
+
+    def flush(self, number: int) -> None:
+        """close(2) was called: the header on the store says the length. No checkpoint."""
+        file = self._handles[number].file
+        if file.writable:
+            file.note_length()
+
+    def _new_handle(self, handle: Handle) -> int:
+        self._next += 1
+        self._handles[self._next] = handle
+        return self._next
+
+    async def _acquire(self, inode: Inode, *, write: bool) -> OpenFile:
+        """The open file of an inode, with one more handle counted."""
+        if write and self._volume.options.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        file = inode.file or await self._load(inode, write=write)
+        self._volume.idle.take(file)
+        file.handles += 1
+        try:
+            if file.header is not None:
+                self._volume.file_keys.check_slots(file.header)
+            if write and not file.writable:
+                self._upgrade(file)
+            if write and file.header is None:
+                await self._provide_key(file)
+        except BaseException:
+            self._let_go(file)
+            raise
+        return file
+
+    def _let_go(self, file: OpenFile) -> None:
+        file.handles -= 1
+        if file.handles == 0:
+            if file.ready is not None:
+                self._volume.file_keys.give_back(self._key_arn(file), file.ready)
+                file.ready = None
+            self._volume.idle.add(file)
+
+    async def _provide_key(self, file: OpenFile) -> None:
+        """Get the data key for the first write now, where the failure can still be told to the caller."""
+        if file.ready is None:
+            key_arn = self._key_arn(file)
+            ready = await self._volume.file_keys.take(key_arn)
+            if file.ready is None and file.header is None:
+                file.ready = ready
+            else:
+                self._volume.file_keys.give_back(key_arn, ready)
+
+    def _key_arn(self, file: OpenFile) -> KeyArn:
+        """The CMK that a file's first write is to use."""
+        return self._volume.zone_key(file.inode.parent or self._volume.inodes.root)
+
+    async def _load(self, inode: Inode, *, write: bool) -> OpenFile:
+        fd, writable = self._open_backing(inode, write=write)
+        try:
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) != inode.key or not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.ESTALE, "another object stands here now")
+            file = OpenFile(
+                inode, fd, self._volume.chunk_size, writable=writable, nowait=not self._volume.memory_backed
+            )
+            if status.st_size:
+                raw = await self._volume.on_disk(os.pread, fd, HEADER_SIZE, 0)
+                opened = await self._volume.file_keys.open(raw)
+                if inode.file is not None:  # somebody else was faster
+                    os.close(fd)
+                    return inode.file
+                recovery.adopt(file, opened, os.fstat(fd).st_size)
+                if opened.header.read_only_flags and write:
+                    raise OSError(errno.EROFS, "file has a feature that this version can only read")
+        except BaseException:
+            os.close(fd)
+            raise
+        inode.file = file
+        return file
+
+    def _open_backing(self, inode: Inode, *, write: bool) -> tuple[int, bool]:
+        """(descriptor, whether it writes): for writing wherever possible, so that every handle can share it."""
+        if inode.parent is None:
+            if inode.path_fd < 0:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            name, dir_fd = os.fsencode(backing.proc_path(inode.path_fd)), -1
+            flags = os.O_RDONLY if self._volume.options.read_only else os.O_RDWR
+            return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC), not self._volume.options.read_only
+        name, dir_fd = inode.name, self._volume.directories.fd(inode.parent)
+        noatime = self._volume.options.noatime
+        if not self._volume.options.read_only:
+            try:
+                return backing.open_regular(name, dir_fd, write=True, noatime=noatime), True
+            except OSError as error:
+                if write or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+                    raise
+        return backing.open_regular(name, dir_fd, write=False, noatime=noatime), False
+
+    def _upgrade(self, file: OpenFile) -> None:
+        fd, _ = self._open_backing(file.inode, write=True)
+        os.close(file.fd)
+        file.fd, file.writable = fd, True
+
+    # --- content -----------------------------------------------------------------------------------------
+
+    async def read(self, number: int, offset: int, length: int) -> Buffer:
+        """Plain bytes. A cold read warms the page cache in a thread; the read itself has no checkpoint."""
+        file = self._handles[number].file
+        data = file.read(offset, length, wait=False)
+        if data is None:
+            _, start, count = file.span(offset, min(offset + length, file.size))
+            await trio.to_thread.run_sync(os.pread, file.fd, count, start)
+            data = file.read(offset, length)
+            if data is None:
+                raise AssertionError("a waiting read returns data")
+        return data
+
+    def write(self, number: int, offset: int, data: Buffer) -> int:
+        """Write plain bytes. No checkpoint."""
+        handle = self._handles[number]
+        written = handle.file.write(offset, data)
+        if handle.drops_privileges:
+            mode = os.fstat(handle.file.fd).st_mode
+            if _has_privileges(mode):
+                os.fchmod(handle.file.fd, _without_privileges(mode))
+        return written
+
+    async def truncate(self, inode: Inode, size: int, caller: Caller) -> None:
+        """truncate(2) and ftruncate(2)."""
+        async with self._using(inode, write=True) as file:
+            await self._truncate(file, size)
+            mode = os.fstat(file.fd).st_mode
+            if caller.uid != 0 and _has_privileges(mode):
+                os.fchmod(file.fd, _without_privileges(mode))
+            file.note_length()
+
+    async def materialise(self, inode: Inode) -> OpenFile:
+        """Give a never written file its header, and return the file."""
+        async with self._using(inode, write=True) as file:
+            file.materialise()
+            return file
+
+    @asynccontextmanager
+    async def _using(self, inode: Inode, *, write: bool) -> AsyncIterator[OpenFile]:
+        file = await self._acquire(inode, write=write)
+        try:
+            yield file
+        finally:
+            self._let_go(file)
+
+    async def _truncate(self, file: OpenFile, size: int) -> None:
+        if size < file.size:
+            # No write of this file can come in between: the kernel holds its inode lock during a truncation.
+            if file.begin_shrink(size):
+                await trio.to_thread.run_sync(os.fdatasync, file.fd)
+                file.may_be_clean = False
+            file.finish_shrink(size)
+        else:
+            file.grow(size)
+
+    async def fsync(self, number: int, *, data_only: bool) -> None:
+        """Make the content durable, then put a clean header down; that one may reach the disk later."""
+        file = self._handles[number].file
+        if not file.writable:
+            return
+        file.note_length()
+        version = file.version
+        await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, file.fd)
+        if (
+            file.version == version
+            and file.header is not None
+            and file.header.dirty
+            and not file.tail_damaged
+        ):
+            with file.times_kept():
+                file.put_header(dirty=False, sealed_length=file.size)
+
+
+def _has_privileges(mode: int) -> bool:
+    return bool(mode & stat.S_ISUID) or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP
+
+
+def _without_privileges(mode: int) -> int:
+    drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return stat.S_IMODE(mode) & ~drop

@@ -1,0 +1,204 @@
+"""rename(2) and renameat2(2).
+
+A directory that changes its parent first gets a record that names both parents, durably, then moves, then gets a record
+that names the new one: a stop at any point leaves a tree that reads (docs/format.md section 6).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from kmsfs.envelope.tree_key import entry_name
+from kmsfs.format.directory import NO_DIRECTORY, DirectoryRecord
+from kmsfs.storage import backing
+from kmsfs.storage.backing import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from kmsfs.tree.directories import write_sidecar
+from kmsfs.tree.namespace import Removal, set_aside
+
+if TYPE_CHECKING:
+    from kmsfs.ids import DirId
+    from kmsfs.tree.inodes import Inode
+    from kmsfs.tree.volume import Volume
+
+
+@dataclass(slots=True)
+class Place:
+    """One end of a rename."""
+
+    parent: Inode
+    entry: bytes
+    encrypted: bytes
+    fd: int  # owned: good across checkpoints
+    status: os.stat_result | None
+    inode: Inode | None
+
+    @classmethod
+    def at(cls, volume: Volume, parent: Inode, name: bytes) -> Place:
+        """Look at what stands at a name."""
+        encrypted = volume.directories.encrypted(parent, name)
+        entry = entry_name(encrypted)
+        fd = os.dup(volume.directories.fd(parent))
+        status = None
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(entry, dir_fd=fd, follow_symlinks=False)
+        return cls(parent, entry, encrypted, fd, status, volume.inodes.find(status) if status else None)
+
+    def is_directory(self) -> bool:
+        """Whether a directory stands here."""
+        return self.status is not None and stat.S_ISDIR(self.status.st_mode)
+
+    def same_object(self, other: Place) -> bool:
+        """Whether both names are links to one object."""
+        if self.status is None or other.status is None:
+            return False
+        return (self.status.st_dev, self.status.st_ino) == (other.status.st_dev, other.status.st_ino)
+
+
+async def rename(
+    volume: Volume, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
+) -> None:
+    """renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE and RENAME_WHITEOUT."""
+    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    source = Place.at(volume, parent, name)
+    try:
+        target = Place.at(volume, new_parent, new_name)
+        try:
+            await _rename(volume, source, target, flags)
+        finally:
+            os.close(target.fd)
+    finally:
+        os.close(source.fd)
+
+
+async def _rename(volume: Volume, source: Place, target: Place, flags: int) -> None:
+    if source.status is None or (flags & RENAME_EXCHANGE and target.status is None):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if flags & RENAME_NOREPLACE and target.status is not None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    if source.same_object(target):
+        return  # rename(2): two links to one file: nothing happens
+    if not flags & RENAME_EXCHANGE and target.status is not None:
+        _check_kinds(source, target)
+    if target.entry != target.encrypted and target.status is None:
+        await trio.to_thread.run_sync(write_sidecar, target.fd, target.entry, target.encrypted)
+    moves = _moves(volume, source, target, exchange=bool(flags & RENAME_EXCHANGE))
+    for move in moves:
+        await trio.to_thread.run_sync(move.announce)
+    try:
+        if flags & RENAME_EXCHANGE:
+            backing.rename(source.entry, source.fd, target.entry, target.fd, flags)
+            _exchanged(source, target)
+        else:
+            _replace(volume, source, target, flags)
+    except OSError:
+        for move in moves:
+            await trio.to_thread.run_sync(move.cancel)
+        volume.directories.retire(target.parent, target.entry)
+        raise
+    for move in moves:
+        move.inode_moved()
+        await trio.to_thread.run_sync(move.finish)
+
+
+def _check_kinds(source: Place, target: Place) -> None:
+    if source.is_directory() and not target.is_directory():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if target.is_directory() and not source.is_directory():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def _replace(volume: Volume, source: Place, target: Place, flags: int) -> None:
+    """Everything but an exchange. No checkpoint."""
+    removal = None
+    aside = b""
+    if target.status is not None:
+        removal = Removal(volume, target.parent, target.entry, target.status)
+        if target.is_directory():
+            aside = set_aside(volume, target.entry, target.fd)
+    try:
+        backing.rename(source.entry, source.fd, target.entry, target.fd, flags)
+    except OSError:
+        if aside:
+            backing.rename(aside, target.fd, target.entry, target.fd)
+        raise
+    if aside:
+        volume.directories.purge(aside, target.fd)
+    if removal is not None:
+        removal.done()
+    _moved(source.inode, source, target)
+    volume.directories.retire(source.parent, source.entry)  # not after a whiteout: the entry is there
+
+
+def _moved(inode: Inode | None, old: Place, new: Place) -> None:
+    if inode is not None:
+        inode.displace(old.parent, old.entry)
+        inode.parent, inode.name = new.parent, new.entry
+        if inode.links is not None:
+            inode.links.add((new.parent, new.entry))
+
+
+def _exchanged(source: Place, target: Place) -> None:
+    _moved(source.inode, source, target)
+    _moved(target.inode, target, source)
+
+
+class Move:
+    """A directory that changes its parent."""
+
+    def __init__(self, volume: Volume, place: Place, old: DirId, new: DirId) -> None:
+        self._directories = volume.directories
+        self._inode = place.inode
+        self._fd = backing.open_directory(place.entry, place.fd)
+        try:
+            self._record = self._directories.read_record(self._fd, old)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._old, self._new = old, new
+
+    def announce(self) -> None:
+        """The record names both parents. Waits for the disk."""
+        self._write(replace(self._record, parent=self._old, other_parent=self._new))
+
+    def finish(self) -> None:
+        """The record names the new parent. Waits for the disk; on error the record with both stays, and reads."""
+        try:
+            self._write(replace(self._record, parent=self._new, other_parent=NO_DIRECTORY))
+        finally:
+            os.close(self._fd)
+
+    def cancel(self) -> None:
+        """The record names the old parent again. Waits for the disk."""
+        try:
+            self._write(replace(self._record, parent=self._old, other_parent=NO_DIRECTORY))
+        finally:
+            os.close(self._fd)
+
+    def inode_moved(self) -> None:
+        """What is kept in memory follows."""
+        if self._inode is not None:
+            self._inode.directory = replace(self._record, parent=self._new, other_parent=NO_DIRECTORY)
+
+    def _write(self, record: DirectoryRecord) -> None:
+        self._directories.replace_record(self._fd, record)
+
+
+def _moves(volume: Volume, source: Place, target: Place, *, exchange: bool) -> list[Move]:
+    if source.parent is target.parent:
+        return []
+    old = volume.directories.record(source.parent).dir_id
+    new = volume.directories.record(target.parent).dir_id
+    moves = []
+    if source.is_directory():
+        moves.append(Move(volume, source, old, new))
+    if exchange and target.is_directory():
+        moves.append(Move(volume, target, new, old))
+    return moves

@@ -1,0 +1,146 @@
+"""A tree as a whole: making one, opening its superblock, holding its lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from kmsfs.crypto.entropy import random_bytes
+from kmsfs.envelope.tree_key import TreeKeys
+from kmsfs.errors import (
+    FormatError,
+    IntegrityError,
+    InvalidCiphertextError,
+    KmsfsError,
+    NotATreeError,
+    TreeBusyError,
+    TreeExistsError,
+)
+from kmsfs.format import aad
+from kmsfs.format.directory import NO_DIRECTORY, DirectoryRecord
+from kmsfs.format.layout import check_chunk_size
+from kmsfs.format.superblock import MAX_SIZE, Superblock, TreeSlot
+from kmsfs.ids import DirId, TreeId
+from kmsfs.storage import backing, durable
+from kmsfs.tree.directories import RECORD_NAME, SUPERBLOCK_NAME
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kmsfs.keystore.service import Keystore
+
+DEFAULT_CHUNK_SIZE = 4096
+
+
+def create_tree(
+    keystore: Keystore,
+    path: Path,
+    key_ref: str,
+    region: str | None = None,
+    *,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+) -> Superblock:
+    """Make an empty tree in ``path``, which is missing or an empty directory. The superblock comes last."""
+    check_chunk_size(chunk_size)
+    key = keystore.resolve(key_ref, region=region)
+    tree_id = TreeId(random_bytes(16))
+    wrapped = keystore.generate_data_key(key.arn, aad.tree_context(tree_id))
+    keys = TreeKeys(wrapped.plaintext, tree_id)
+    slots = (TreeSlot(wrapped.key_arn, wrapped.blob),)
+    block = keys.seal_superblock(Superblock(tree_id, chunk_size, wrapped.key_arn, slots))
+    root_fd = _make_directory(path)
+    try:
+        record = DirectoryRecord(DirId(random_bytes(16)), NO_DIRECTORY)
+        durable.write_new(RECORD_NAME, root_fd, keys.seal_directory(record))
+        durable.write_new(SUPERBLOCK_NAME, root_fd, block.pack())
+        durable.sync_directory(root_fd)
+    finally:
+        os.close(root_fd)
+    return block
+
+
+def _make_directory(path: Path) -> int:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root_fd = open_root(path)
+    names = set(os.listdir(root_fd))
+    if names - {os.fsdecode(RECORD_NAME)}:
+        os.close(root_fd)
+        kind = "is a tree already" if os.fsdecode(SUPERBLOCK_NAME) in names else "is not empty"
+        raise TreeExistsError(f"{path} {kind}", hint="name a new or empty directory")
+    for name in names:  # of an init that was interrupted
+        os.unlink(name, dir_fd=root_fd)
+    return root_fd
+
+
+def open_root(path: Path) -> int:
+    """A descriptor of the tree's root that can list."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotATreeError(f"{path} is no directory", hint="make a tree with kmsfs init") from None
+
+
+def read_superblock(path: Path) -> Superblock:
+    """The superblock of a tree, parsed but not authenticated: needs no keys."""
+    root_fd = open_root(path)
+    try:
+        return read_superblock_at(root_fd, path)
+    finally:
+        os.close(root_fd)
+
+
+def read_superblock_at(root_fd: int, path: Path) -> Superblock:
+    """The superblock in an open root; ``path`` is for messages."""
+    try:
+        raw = backing.read_small(SUPERBLOCK_NAME, root_fd, MAX_SIZE)
+    except FileNotFoundError:
+        raise NotATreeError(
+            f"{path} has no superblock kmsfs.tree", hint="make a tree with kmsfs init, or restore kmsfs.tree"
+        ) from None
+    try:
+        return Superblock.parse(raw)
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint or "restore kmsfs.tree from a backup") from None
+
+
+def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> TreeKeys:
+    """Unwrap the tree key from the first slot that yields it, and authenticate the superblock."""
+    problem: KmsfsError | None = None
+    for slot in block.slots:
+        try:
+            result = keystore.decrypt(slot.blob, aad.tree_context(block.tree_id))
+        except InvalidCiphertextError as error:
+            problem = problem or IntegrityError(
+                f"{path}: superblock does not verify ({error})", hint="restore kmsfs.tree from a backup"
+            )
+            continue
+        except KmsfsError as error:
+            problem = problem or error
+            continue
+        keys = TreeKeys(result.plaintext, block.tree_id)
+        try:
+            keys.verify_superblock(block)
+        except IntegrityError:
+            raise IntegrityError(
+                f"{path}: superblock does not verify", hint="restore kmsfs.tree from a backup"
+            ) from None
+        return keys
+    assert problem is not None  # noqa: S101 - a parsed superblock has a slot
+    raise problem
+
+
+def lock_tree(root_fd: int, path: Path, *, shared: bool) -> int:
+    """Hold the tree: alone for a read-write mount, with others for read-only ones. Returns the holding fd."""
+    fd = os.open(SUPERBLOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise TreeBusyError(
+            f"{path} is mounted already", hint="unmount it first; kmsfs status lists the mounts"
+        ) from None
+    return fd

@@ -1,0 +1,103 @@
+"""An open tree: the parts put together. What a mount, and nothing else, serves."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.keystore.data_key_cache import DataKeyCache
+from kmsfs.tree import attributes
+from kmsfs.tree.file_keys import FileKeys
+from kmsfs.tree.files import Files
+from kmsfs.tree.inspect import describe_directory, describe_file
+from kmsfs.tree.namespace import Namespace
+from kmsfs.tree.superblock_file import lock_tree, open_root, open_tree_keys, read_superblock_at
+from kmsfs.tree.volume import TreeOptions, Volume
+from kmsfs.tree.xattrs import Xattrs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kmsfs.keystore.service import Keystore
+    from kmsfs.tree.inodes import Inode
+
+FOLLOW_INTERVAL_S = 1.0  # how soon another process's changes to keys reach a mount
+
+
+class Tree:
+    """One tree, open. ``run`` does the background work; ``close`` seals everything."""
+
+    def __init__(self, keystore: Keystore, path: Path, options: TreeOptions) -> None:
+        """Open and lock the tree; raises NotATreeError, FormatError, IntegrityError, TreeBusyError or HSM errors."""
+        root_fd = open_root(path)
+        try:
+            block = read_superblock_at(root_fd, path)
+            if block.read_only and not options.read_only:
+                options = TreeOptions(read_only=True, noatime=options.noatime)
+            self._lock_fd = lock_tree(root_fd, path, shared=options.read_only)
+            keys = open_tree_keys(keystore, block, path)
+            self._cache = DataKeyCache(keystore)
+            self.file_keys = FileKeys(keystore, self._cache, block.tree_id)
+            self.volume = Volume(root_fd, block, keys, self.file_keys, options)
+        except BaseException:
+            os.close(root_fd)
+            raise
+        self.options = options
+        self.files = Files(self.volume)
+        self.namespace = Namespace(self.volume)
+        self.xattrs = Xattrs(self.volume, self.files)
+
+    async def run(self) -> None:
+        """Background work, for ever: fill the pool, follow the keystore, seal idle files."""
+        if not self.options.read_only:
+            self.file_keys.pool(self.volume.block.default_key_arn)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.file_keys.keep_filled)
+            nursery.start_soon(self.file_keys.follow, FOLLOW_INTERVAL_S)
+            nursery.start_soon(self.volume.idle.run)
+
+    async def close(self) -> None:
+        """Seal what is open and give everything back."""
+        await self.volume.close()
+        os.close(self._lock_fd)
+
+    def about(self) -> dict[str, Any]:
+        """Figures for ``kmsfs status``."""
+        block = self.volume.block
+        return {
+            "tree_id": block.tree_id.hex(),
+            "key_arn": block.default_key_arn,
+            "region": block.default_key_arn.split(":")[3],
+            "read_only": self.options.read_only,
+            "open_handles": len(self.files),
+            "idle_files": len(self.volume.idle),
+            "unsealed_files": self.volume.idle.unsealed,
+            "inodes": len(self.volume.inodes),
+            "ready_data_keys": len(self.file_keys.pool(block.default_key_arn)),
+            "cached_data_keys": len(self._cache),
+        }
+
+    def info(self, inode: Inode) -> bytes:
+        """``kmsfs info`` of an inode, as JSON."""
+        if inode.is_directory():
+            about = describe_directory(self.volume.directories.fd(inode), self.volume.block)
+            return json.dumps(about).encode()
+        raw = b""
+        status = self.volume.status(inode)
+        if inode.file is not None:
+            raw = os.pread(inode.file.fd, HEADER_SIZE, 0)
+        elif status.st_size and inode.kind == 0o100000:
+            path_fd = attributes.open_path(self.volume, inode)
+            try:
+                fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.close(path_fd)
+            try:
+                raw = os.pread(fd, HEADER_SIZE, 0)
+            finally:
+                os.close(fd)
+        return json.dumps(describe_file(status.st_mode, raw, self.volume.block)).encode()

@@ -88,6 +88,10 @@ class AccessDeniedError(KeystoreError):
     """A policy refuses the principal."""
 
 
+class MalformedPolicyError(KeystoreError):
+    """A policy does not parse, names something unknown, or would lock its author out."""
+
+
 class MetadataTamperedError(KeystoreError):
     """A metadata row is not authentic."""
 

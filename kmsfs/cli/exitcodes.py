@@ -72,6 +72,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.InvalidCiphertextError: ExitCode.INVALID_CIPHERTEXT,
     errors.IncorrectKeyError: ExitCode.INCORRECT_KEY,
     errors.AccessDeniedError: ExitCode.ACCESS_DENIED,
+    errors.MalformedPolicyError: ExitCode.USAGE,
     errors.MetadataTamperedError: ExitCode.METADATA_TAMPERED,
     errors.MetadataUnavailableError: ExitCode.METADATA_UNAVAILABLE,
     errors.ModuleInvalidError: ExitCode.MODULE_INVALID,

@@ -1,0 +1,111 @@
+"""Grants: delegated rights on one key, with constraints on the encryption context."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from kmsfs.errors import InvalidRequestError
+from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, GRANT_OPERATIONS
+from kmsfs.keystore.policy.principals import Principal
+
+Pairs = Mapping[str, str]
+_PREFIX: Final = "kms:"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What the encryption context of a request must be or contain; keys ignore case, values do not."""
+
+    equals: Pairs | None = None
+    subset: Pairs | None = None
+
+    def admit(self, encryption_context: Pairs) -> bool:
+        """Tell whether a request's encryption context satisfies the constraints."""
+        if self.equals is None and self.subset is None:
+            return True
+        found = _folded(encryption_context)
+        if self.equals is not None and found != _folded(self.equals):
+            return False
+        return self.subset is None or _contains(found, self.subset)
+
+    def narrows(self, parent: "Constraints") -> bool:
+        """Tell whether everything that these constraints admit is admitted by the parent's, too."""
+        if parent.equals is not None:
+            return self.equals is not None and _folded(self.equals) == _folded(parent.equals)
+        if parent.subset is None:
+            return True
+        own = self.equals if self.equals is not None else self.subset
+        return own is not None and _contains(_folded(own), parent.subset)
+
+
+def _folded(pairs: Pairs) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for key, value in pairs.items():
+        lowered = key.lower()
+        found[lowered] = found.get(lowered, frozenset()) | {value}
+    return found
+
+
+def _contains(found: Mapping[str, frozenset[str]], wanted: Pairs) -> bool:
+    # A key that the request spells twice with different values is ambiguous: it satisfies nothing.
+    return all(found.get(key) == values for key, values in _folded(wanted).items())
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One grant; ``key_arn`` and who may see it are the store's matter."""
+
+    grant_id: str
+    grantee: str
+    operations: frozenset[str]
+    constraints: Constraints = Constraints()
+    retiring_principal: str | None = None
+
+    def names(self, principal: Principal) -> bool:
+        """Tell whether the grant is for the caller itself, not for its account as a whole."""
+        return self.grantee == principal.arn
+
+    def allows(self, principal: Principal, action: str, encryption_context: Pairs) -> bool:
+        """Tell whether the grant covers an action of the caller or, by its account, may do so."""
+        if self.grantee not in (principal.arn, principal.account_arn):
+            return False
+        if action.removeprefix(_PREFIX) not in self.operations:
+            return False
+        # AWS applies constraints only where an encryption context can be given: not to DescribeKey.
+        return action not in CONTEXT_ACTIONS or self.constraints.admit(encryption_context)
+
+    def may_be_retired_by(self, principal: Principal) -> bool:
+        """Tell whether the caller may retire the grant without any policy."""
+        if self.retiring_principal in (principal.arn, principal.account_arn):
+            return True
+        return self.grantee == principal.arn and "RetireGrant" in self.operations
+
+    def may_create(self, child: "Grant") -> bool:
+        """Tell whether a grantee of this grant may create another: not wider than its own."""
+        return (
+            "CreateGrant" in self.operations
+            and child.operations <= self.operations
+            and child.constraints.narrows(self.constraints)
+        )
+
+
+def check_grant(grant: Grant) -> None:
+    """Raise InvalidRequestError for a grant that CreateGrant must refuse."""
+    if not grant.operations:
+        raise InvalidRequestError("a grant names no operation")
+    unknown = grant.operations - GRANT_OPERATIONS
+    if unknown:
+        raise InvalidRequestError(f"a grant cannot allow {', '.join(sorted(unknown))}")
+    for pairs in (grant.constraints.equals, grant.constraints.subset):
+        if pairs is not None and len(_folded(pairs)) != len(pairs):
+            raise InvalidRequestError("a grant constraint spells one encryption context key in two ways")
+    for arn in (grant.grantee, grant.retiring_principal):
+        if arn is not None:
+            _check_principal(arn)
+
+
+def _check_principal(arn: str) -> None:
+    try:
+        Principal(arn)
+    except ValueError as error:
+        raise InvalidRequestError(f"invalid principal {arn!r}") from error

@@ -1,0 +1,30 @@
+"""The lock-out check: a key policy must leave its author able to change it again."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from kmsfs.errors import MalformedPolicyError
+from kmsfs.keystore.policy.document import Policy
+from kmsfs.keystore.policy.evaluate import Request, decide
+
+_ACTION: Final = "kms:PutKeyPolicy"
+
+
+def check_lockout(request: Request, new_policy: Policy, identity_policies: Sequence[Policy] = ()) -> None:
+    """Raise MalformedPolicyError if the caller could not put a policy again under the new one.
+
+    ``request`` is the PutKeyPolicy or CreateKey call itself. The caller skips this function when the request
+    has BypassPolicyLockoutSafetyCheck, a right of its own: ``kms:BypassPolicyLockoutSafetyCheck``.
+    """
+    later = Request(
+        principal=request.principal,
+        action=_ACTION,
+        resource=request.resource,
+        account=request.account,
+        context=request.context,
+    )
+    if not decide(later, key_policy=new_policy, identity_policies=identity_policies).allowed:
+        raise MalformedPolicyError(
+            "the new key policy will not allow you to update the key policy in the future",
+            hint="name yourself or your account for kms:PutKeyPolicy, or bypass the lock-out check",
+        )

@@ -35,6 +35,9 @@ class Suite(IntEnum):
         return 12 if self is Suite.HSM_GCM else 28
 
 
+_SUITES = {int(suite): suite for suite in Suite}
+
+
 @dataclass(frozen=True, slots=True)
 class BlobHead:
     """What a blob says of itself. Not authentic until the blob decrypts."""
@@ -70,9 +73,9 @@ def parse_blob(raw: bytes) -> Blob:
         raise FormatError("not a kmsfs ciphertext blob")
     if version != VERSION:
         raise UnsupportedFormatError(f"ciphertext blob version {version} is not supported")
-    if suite_number not in (Suite.HSM_GCM, Suite.HSM_KDF):
+    suite = _SUITES.get(suite_number)
+    if suite is None:
         raise UnsupportedFormatError(f"ciphertext blob suite {suite_number} is not supported")
-    suite = Suite(suite_number)
     arn_end = _FIXED.size + arn_size
     nonce_start = arn_end + MATERIAL_ID_SIZE
     sealed_start = nonce_start + suite.nonce_size

@@ -14,17 +14,23 @@ from kmsfs.errors import FormatError
 MAX_CONTEXT_SIZE = 8192  # bytes of the whole encoding; AWS allows 8192 characters
 
 _U32 = Struct(">I")
+_pack = _U32.pack
 
 
 def encode_context(context: Mapping[str, str]) -> bytes:
     """Return the canonical encoding of ``context``; an empty context is four zero bytes."""
     try:
-        pairs = sorted((_utf8(key), _utf8(value)) for key, value in context.items())
-    except AttributeError:
+        parts = [_pack(len(context))]
+        for key in sorted(context):  # by code point, which is the order of the UTF-8 bytes
+            for text in (key, context[key]):
+                raw = str.encode(text)
+                parts.append(_pack(len(raw)))
+                parts.append(raw)
+    except TypeError:
         raise FormatError("encryption context is not a map of strings to strings") from None
-    encoded = _U32.pack(len(pairs)) + b"".join(
-        _U32.pack(len(key)) + key + _U32.pack(len(value)) + value for key, value in pairs
-    )
+    except UnicodeEncodeError:
+        raise FormatError("encryption context holds a lone surrogate") from None
+    encoded = b"".join(parts)
     if len(encoded) > MAX_CONTEXT_SIZE:
         raise FormatError(f"encryption context is {len(encoded)} bytes, the limit is {MAX_CONTEXT_SIZE}")
     return encoded
@@ -47,15 +53,6 @@ def decode_context(raw: bytes) -> dict[str, str]:
     if position != len(raw):
         raise FormatError(f"encryption context has {len(raw) - position} trailing bytes")
     return context
-
-
-def _utf8(text: str) -> bytes:
-    if not isinstance(text, str):
-        raise FormatError("encryption context is not a map of strings to strings")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise FormatError("encryption context holds a lone surrogate") from None
 
 
 def _text(raw: bytes) -> str:

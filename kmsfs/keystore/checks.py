@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KeystoreError, KmsfsError
+from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.model import Finding, RegionConfig
@@ -36,15 +36,14 @@ def _check_region(home: Path, name: Region, service: Callable[[str], RegionServi
         ("token", lambda: _token(service(name))),
         ("metadata", lambda: _metadata(service(name))),
         ("keys", lambda: _keys(service(name))),
-        ("orphans", lambda: _orphans(service(name))),
     ]
     for step, run in steps:
         try:
             yield Finding(f"{name}: {step}", True, run())
         except KmsfsError as error:
             yield _failed(f"{name}: {step}", error)
-            if step != "orphans":
-                return
+            return
+    yield _orphans(f"{name}: orphans", service(name))
 
 
 def _home_mode(home: Path) -> Finding:
@@ -91,21 +90,19 @@ def _keys(service: RegionService) -> str:
     return f"{len(wanted)} keys, all sensitive and not extractable"
 
 
-def _orphans(service: RegionService) -> str:
-    known = service.snapshot.materials
-    labels = sorted(
-        key.label
-        for key in service.hsm.list_keys()
-        if key.label.startswith(KEY_LABEL_PREFIX)
-        and key.object_id not in known
-        and key.object_id != integrity_key_id(service.config.region)
+def _orphans(name: str, service: RegionService) -> Finding:
+    """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
+    known = {integrity_key_id(service.config.region), *service.snapshot.materials}
+    ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
+    labels = sorted({key.label for key in ours if key.object_id not in known})
+    if not labels:
+        return Finding(name, True, "every key object in the token is accounted for")
+    return Finding(
+        name,
+        False,
+        f"{len(labels)} objects in the token belong to no key: {', '.join(labels[:5])}",
+        "they are of another KMSFS_HOME, or the metadata was set back: examine before deleting",
     )
-    if labels:
-        raise KeystoreError(
-            f"{len(labels)} objects in the token belong to no key: {', '.join(labels[:5])}",
-            hint="they are of another KMSFS_HOME, or the metadata was set back: examine before deleting",
-        )
-    return "every key object in the token is accounted for"
 
 
 def _failed(name: str, error: KmsfsError) -> Finding:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
 
@@ -17,11 +18,18 @@ from kmsfs.keystore.service import Keystore
 MAX_ENTRIES: Final = 4096
 MAX_AGE_S: Final = 300.0
 
-_CacheKey = tuple[str, bytes, bytes]  # key ARN, blob, encoded context
+_Name = tuple[bytes, bytes]  # blob, encoded context
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    key_arn: str
+    data_key: bytes = field(repr=False)
+    since: float
 
 
 class DataKeyCache:
-    """Data keys by key ARN, blob and context. Thread-safe.
+    """Data keys by blob and context. Thread-safe.
 
     The caller asks ``Keystore.check_usable`` first: a cached key of a disabled CMK is still returned.
     """
@@ -40,73 +48,79 @@ class DataKeyCache:
         self._max_age_s = max_age_s
         self._clock = clock
         self._lock = Lock()
-        self._entries: OrderedDict[_CacheKey, tuple[bytes, float]] = OrderedDict()  # oldest use first
-        self._pending: dict[_CacheKey, Future[bytes]] = {}
+        self._entries: OrderedDict[_Name, _Entry] = OrderedDict()  # oldest use first
+        self._pending: dict[tuple[str, _Name], Future[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    def peek(self, blob: bytes, context: Mapping[str, str]) -> bytes | None:
+        """Return the data key in ``blob`` if it is at hand. Never calls the HSM."""
+        with self._lock:
+            entry = self._lookup((blob, encode_context(context)))
+        return None if entry is None else entry.data_key
+
     def unwrap(self, blob: bytes, context: Mapping[str, str], key_arn: str) -> bytes:
         """Return the data key in ``blob``, which must be under ``key_arn``."""
-        wanted = (key_arn, blob, encode_context(context))
+        name = (blob, encode_context(context))
         with self._lock:
-            found = self._lookup(wanted)
-            if found is not None:
-                return found
-            pending = self._pending.get(wanted)
+            entry = self._lookup(name)
+            if entry is not None and entry.key_arn == key_arn:
+                return entry.data_key
+            pending = self._pending.get((key_arn, name))
             if pending is None:
                 mine: Future[bytes] = Future()
-                self._pending[wanted] = mine
+                self._pending[key_arn, name] = mine
                 self.unwraps += 1
         if pending is not None:
             return pending.result()
-        return self._unwrap(wanted, context, mine)
+        return self._unwrap(name, context, key_arn, mine)
 
     def purge(self, key_arn: str | None = None) -> None:
         """Forget the data keys under one CMK, or all."""
         with self._lock:
-            for key in [key for key in self._entries if key_arn in (None, key[0])]:
-                del self._entries[key]
+            for name in [name for name, entry in self._entries.items() if key_arn in (None, entry.key_arn)]:
+                del self._entries[name]
             # What is being unwrapped now must not be kept either; its waiters still get it.
-            for key in [key for key in self._pending if key_arn in (None, key[0])]:
-                del self._pending[key]
+            for wanted in [wanted for wanted in self._pending if key_arn in (None, wanted[0])]:
+                del self._pending[wanted]
 
     def expire(self) -> None:
-        """Forget the data keys that are too old; ``unwrap`` only looks at the one it wants."""
+        """Forget the data keys that are too old; look-ups only see to the one that they want."""
         with self._lock:
             limit = self._clock() - self._max_age_s
-            for key in [key for key, (_, since) in self._entries.items() if since < limit]:
-                del self._entries[key]
+            for name in [name for name, entry in self._entries.items() if entry.since < limit]:
+                del self._entries[name]
 
-    def _lookup(self, wanted: _CacheKey) -> bytes | None:
-        entry = self._entries.get(wanted)
+    def _lookup(self, name: _Name) -> _Entry | None:
+        entry = self._entries.get(name)
         if entry is None:
             return None
-        data_key, since = entry
-        if self._clock() - since > self._max_age_s:
-            del self._entries[wanted]
+        if self._clock() - entry.since > self._max_age_s:
+            del self._entries[name]
             return None
-        self._entries.move_to_end(wanted)
-        return data_key
+        self._entries.move_to_end(name)
+        return entry
 
-    def _unwrap(self, wanted: _CacheKey, context: Mapping[str, str], mine: Future[bytes]) -> bytes:
-        key_arn, blob, _ = wanted
+    def _unwrap(self, name: _Name, context: Mapping[str, str], key_arn: str, mine: Future[bytes]) -> bytes:
         try:
-            data_key = self._keystore.decrypt(blob, context, ref=key_arn).plaintext
+            data_key = self._keystore.decrypt(name[0], context, ref=key_arn).plaintext
         except BaseException as error:
             with self._lock:
-                self._forget(wanted, mine)
+                self._settle((key_arn, name), mine)
             mine.set_exception(error)
             raise
         with self._lock:
-            if self._forget(wanted, mine):
-                self._entries[wanted] = data_key, self._clock()
+            if self._settle((key_arn, name), mine):
+                self._entries[name] = _Entry(key_arn, data_key, self._clock())
+                self._entries.move_to_end(name)
                 while len(self._entries) > self._max_entries:
                     self._entries.popitem(last=False)
         mine.set_result(data_key)
         return data_key
 
-    def _forget(self, wanted: _CacheKey, mine: Future[bytes]) -> bool:
+    def _settle(self, wanted: tuple[str, _Name], mine: Future[bytes]) -> bool:
+        """Take ``mine`` off the pending list; False if a purge did so before."""
         if self._pending.get(wanted) is not mine:
             return False
         del self._pending[wanted]

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from kmsfs.errors import AlreadyExistsError, KeystoreError, RegionNotFoundError
+from kmsfs.errors import AlreadyExistsError, MetadataUnavailableError, RegionNotFoundError
 from kmsfs.format.blob import Suite
 from kmsfs.ids import Region
 from kmsfs.keystore import softhsm
@@ -45,7 +45,9 @@ def load_region(home: Path, region: str) -> RegionConfig:
     try:
         return _parse(home, name, json.loads(raw))
     except (ValueError, KeyError, TypeError) as error:
-        raise KeystoreError(f"region configuration {path} is damaged", hint="restore the file") from error
+        raise MetadataUnavailableError(
+            f"region configuration {path} is damaged", hint="restore the file from a backup"
+        ) from error
 
 
 def save_region(home: Path, config: RegionConfig) -> None:
@@ -67,6 +69,13 @@ def save_region(home: Path, config: RegionConfig) -> None:
         "token_dir": None if token_dir is None else os.path.relpath(token_dir, softhsm.tokens_path(home)),
     }
     write_new(path, json.dumps(content, indent=2) + "\n")
+
+
+def make_private(path: Path) -> None:
+    """Create a directory that only its owner may enter, and its parents; one that is there stays as it is."""
+    for directory in (*reversed(path.parents), path):
+        if not directory.exists():
+            directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_new(path: Path, text: str) -> None:

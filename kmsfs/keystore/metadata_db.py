@@ -69,6 +69,9 @@ _TABLES = {
 }
 
 
+_parents_connections: list[sa.Connection] = []  # SQLite forbids a forked child even to close them
+
+
 class SqliteMetadataStore:
     """One SQLite file in WAL mode."""
 
@@ -77,13 +80,12 @@ class SqliteMetadataStore:
         self._busy_timeout_s = busy_timeout_s
         self._lock = RLock()
         self._connection: sa.Connection | None = None
-        self._abandoned: list[sa.Connection] = []
-        self._pid = os.getpid()
+        self._opened = (0, 0)  # process and inode of the kept connection
         self._seen: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Make an empty store at ``path`` (0600); one that is there is left alone."""
+        """Make an empty store at ``path`` (0600), where there is none."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
@@ -94,11 +96,8 @@ class SqliteMetadataStore:
                 connection.execute(sa.insert(_info).values(version=SCHEMA_VERSION))
                 connection.commit()
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            store.close()
-            if not path.exists():
-                os.link(temporary, path)
-        except FileExistsError:  # another process was first
-            pass
+                _close(connection)
+            os.link(temporary, path)
         finally:
             for suffix in ("", "-wal", "-shm"):
                 temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
@@ -110,7 +109,7 @@ class SqliteMetadataStore:
             raw = connection.connection.dbapi_connection
             assert raw is not None  # noqa: S101
             version = raw.execute("PRAGMA data_version").fetchone()[0]
-            seen, self._seen = self._seen, (version, os.stat(self._path).st_ino)
+            seen, self._seen = self._seen, (version, self._opened[1])
             return seen != self._seen
 
     def read(self, region: Region) -> list[Row]:
@@ -148,10 +147,7 @@ class SqliteMetadataStore:
     def close(self) -> None:
         """Release the store."""
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-                self._connection.engine.dispose()
-            self._connection = None
+            self._disconnect()
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sa.Connection]:
@@ -166,26 +162,33 @@ class SqliteMetadataStore:
                 raise
 
     def _connected(self) -> sa.Connection:
-        if not self._path.exists():
+        try:
+            here = os.getpid(), os.stat(self._path).st_ino
+        except FileNotFoundError:
             raise MetadataUnavailableError(
                 f"metadata database {self._path} is missing", hint="restore it from a backup"
-            )
-        if self._connection is not None and self._pid != os.getpid():
-            self._abandoned.append(self._connection)  # the parent's: SQLite forbids even closing it here
-            self._connection = None
+            ) from None
+        if self._connection is not None and self._opened != here:
+            self._disconnect()  # the file was replaced, or this is a forked child
         if self._connection is None:
-            self._pid = os.getpid()
             connection = self._open()
-            version = connection.execute(sa.select(_info.c.version)).scalar()
-            connection.commit()
-            if version != SCHEMA_VERSION:
-                connection.close()
-                raise MetadataUnavailableError(
-                    f"metadata database {self._path} has schema {version}, not {SCHEMA_VERSION}",
-                    hint="use the kmsfs version that wrote it",
-                )
-            self._connection = connection
+            try:
+                _check_version(self._path, connection.execute(sa.select(_info.c.version)).scalar())
+                connection.commit()
+            except BaseException:
+                _close(connection)
+                raise
+            self._connection, self._opened = connection, here
         return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._opened[0] == os.getpid():
+            _close(connection)
+        else:
+            _parents_connections.append(connection)
 
     def _open(self) -> sa.Connection:
         engine = sa.create_engine("sqlite://", creator=self._connect_sqlite, poolclass=StaticPool)
@@ -213,3 +216,16 @@ class SqliteMetadataStore:
             raise MetadataUnavailableError(
                 f"metadata database {self._path} cannot be used: {text}", hint="restore it from a backup"
             ) from error
+
+
+def _check_version(path: Path, version: int | None) -> None:
+    if version != SCHEMA_VERSION:
+        raise MetadataUnavailableError(
+            f"metadata database {path} has schema {version}, not {SCHEMA_VERSION}",
+            hint="use the kmsfs version that wrote it",
+        )
+
+
+def _close(connection: sa.Connection) -> None:
+    connection.close()
+    connection.engine.dispose()

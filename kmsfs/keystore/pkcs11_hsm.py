@@ -148,16 +148,18 @@ class Pkcs11Hsm:
         return keys
 
     def probe_suite(self) -> Suite:
-        """Return suite 1 if the module does AES-GCM with our IV and AAD, else suite 2."""
+        """Return suite 1 if the module does AES-GCM with our IV and AAD, else suite 2. Both need HMAC."""
+        if not self._offers(_hmac_works):
+            raise ModuleInvalidError(f"module {self._module.path} does not offer HMAC-SHA-256")
+        return Suite.HSM_GCM if self._offers(_gcm_works) else Suite.HSM_KDF
+
+    def _offers(self, probe: Callable[[Any], bool]) -> bool:
         try:
-            if self._with_session(_gcm_works, retry=False):
-                return Suite.HSM_GCM
+            return bool(self._with_session(probe, retry=False))
         except HsmUnavailableError:
-            with self._module.lock:  # a failed GCM call can leave its operation active in the session
+            with self._module.lock:  # a failed call can leave its operation active in the session
                 self._module.reinitialize(self._conf)
-        if self._with_session(_hmac_works):
-            return Suite.HSM_KDF
-        raise ModuleInvalidError(f"module {self._module.path} offers neither AES-GCM nor HMAC-SHA-256")
+            return False
 
     @property
     def _conf(self) -> Path | None:
@@ -181,7 +183,7 @@ class Pkcs11Hsm:
                 return use(self._key(object_id, kind))
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, refusal)
-                raise HsmUnavailableError(f"token {self._label}: {reason(error)}") from error
+                raise self._failure(error) from error
 
     def _with_session(self, use: Callable[[Any], Any], *, retry: bool = True) -> Any:
         self.calls += 1
@@ -192,9 +194,20 @@ class Pkcs11Hsm:
                     return use(self._session)
                 except pkcs11.PKCS11Error as error:
                     if last:
-                        raise HsmUnavailableError(f"token {self._label}: {reason(error)}") from error
+                        raise self._failure(error) from error
                 self._recover()
         raise AssertionError("unreachable")
+
+    def _failure(self, error: Exception) -> HsmError | KeyNotFoundError:
+        if isinstance(error, pkcs11.NoSuchKey):
+            return KeyNotFoundError(
+                f"token {self._label} holds none of the region's keys", hint="connect the right token"
+            )
+        if isinstance(error, GONE_ERRORS):
+            return TokenNotFoundError(
+                f"token {self._label} is away: {reason(error)}", hint="connect the token"
+            )
+        return HsmUnavailableError(f"token {self._label}: {reason(error)}", hint="try again")
 
     def _judge(self, error: Exception, object_id: bytes, refusal: type[KmsfsError]) -> None:
         """Raise if the session lives, so that the failure is about this key or this input; else return.
@@ -221,10 +234,11 @@ class Pkcs11Hsm:
             return False
 
     def _recover(self) -> None:
+        """Start the module afresh: after a token's absence its sessions and handles stay broken."""
         self.check_present()
         now = time.monotonic()
         if self._place is None and now - self._recovered_at < RECOVERY_INTERVAL_S:
-            raise HsmUnavailableError(f"token {self._label} does not answer", hint="try again in a second")
+            raise TokenNotFoundError(f"token {self._label} does not answer", hint="try again in a second")
         self._recovered_at = now
         self._module.reinitialize(self._conf)
 
@@ -234,13 +248,13 @@ class Pkcs11Hsm:
         self._keys.clear()
         self.check_present()
         try:
-            self._session = self._module.session(self._label, self._conf, self._pin)
-        except pkcs11.PKCS11Error as error:
-            gone = isinstance(error, GONE_ERRORS)
-            kind: type[HsmError] = TokenNotFoundError if gone else HsmUnavailableError
-            raise kind(
-                f"token {self._label}: {reason(error)}", hint="connect the token and try again"
-            ) from error
+            self._login()
+        except (TokenNotFoundError, pkcs11.PKCS11Error):
+            self._recover()  # the token may have come since the module was initialised
+            self._login()
+
+    def _login(self) -> None:
+        self._session = self._module.session(self._label, self._conf, self._pin)
         self._epoch = self._module.epoch
 
     def _key(self, object_id: bytes, kind: KeyKind) -> Any:

@@ -139,7 +139,7 @@ class Pkcs11Module:
         self.epoch += 1
         self._sessions.clear()
         library, self._library = self._library, None
-        if library is not None:
+        if library is not None and not self._forked:
             with suppress(pkcs11.PKCS11Error):  # whatever it says, the sessions are over
                 library.finalize()
 

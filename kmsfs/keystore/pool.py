@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
+from kmsfs.format.aad import file_context
 from kmsfs.ids import FileId, KeyArn, MaterialId, TreeId
 from kmsfs.keystore.service import Keystore
 
@@ -26,11 +27,6 @@ class ReadyKey:
     data_key: bytes = field(repr=False)
     blob: bytes
     material_id: MaterialId
-
-
-def file_context(tree_id: TreeId, file_id: FileId) -> dict[str, str]:
-    """Return the encryption context of a file's data key."""
-    return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:file-id": file_id.hex()}
 
 
 class DataKeyPool:
@@ -65,6 +61,11 @@ class DataKeyPool:
                 if ready.material_id == current:
                     return ready
         return self._make()
+
+    def give_back(self, ready: ReadyKey) -> None:
+        """Take back a key that was not used after all."""
+        with self._lock:
+            self._ready.appendleft(ready)
 
     def fill(self, max_count: int) -> int:
         """Make up to ``max_count`` keys until the high watermark is reached; return how many were made."""

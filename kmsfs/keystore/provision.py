@@ -16,7 +16,15 @@ from kmsfs.errors import AlreadyExistsError, InvalidRequestError, MetadataUnavai
 from kmsfs.format.blob import Suite
 from kmsfs.ids import Region
 from kmsfs.keystore import softhsm
-from kmsfs.keystore.home import metadata_path, region_names, regions_path, save_region, write_new
+from kmsfs.keystore.home import (
+    load_region,
+    make_private,
+    metadata_path,
+    region_names,
+    regions_path,
+    save_region,
+    write_new,
+)
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.pin import read_pin, read_pin_file
@@ -26,6 +34,7 @@ from kmsfs.keystore.ports import KeyKind, MetadataStore
 from kmsfs.keystore.region import RegionService, integrity_key_id
 
 DEFAULT_ACCOUNT = "000000000000"
+INTEGRITY_LABEL_PREFIX = "kmsfs:integrity:"
 
 
 def connect(home: Path, config: RegionConfig) -> Pkcs11Hsm:
@@ -57,7 +66,7 @@ def add_region(
         raise InvalidRequestError("a token label or PIN file needs a module", hint="name it with --module")
     if module is not None and token_label is None:
         raise InvalidRequestError("a module needs a token label", hint="name the token with --token")
-    regions_path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(regions_path(home))
     with _exclusive(home):
         if region in region_names(home):
             raise AlreadyExistsError(f"region {region} is configured already")
@@ -65,6 +74,7 @@ def add_region(
         if module is None or token_label is None:
             config = _embedded_token(home, region)
         else:
+            _require_own_token(home, module, token_label)
             path = None if pin_file is None else pin_file.absolute()
             config = RegionConfig(
                 region, module.absolute(), token_label, path, Suite.HSM_GCM, DEFAULT_ACCOUNT, None
@@ -78,13 +88,28 @@ def _prepare_token(home: Path, store: MetadataStore, config: RegionConfig) -> Re
     hsm = connect(home, config)
     try:
         config = replace(config, suite=hsm.probe_suite())
-        anchor = integrity_key_id(config.region)
-        if not hsm.holds(anchor):
-            hsm.generate(KeyKind.HMAC, anchor, f"kmsfs:integrity:{config.region}")
+        anchor, label = integrity_key_id(config.region), INTEGRITY_LABEL_PREFIX + config.region
+        labels = {key.label for key in hsm.list_keys() if key.label.startswith(INTEGRITY_LABEL_PREFIX)}
+        if labels - {label}:
+            raise InvalidRequestError(
+                f"token {config.token_label} belongs to another region already",
+                hint="one token for each region",
+            )
+        if label not in labels:
+            hsm.generate(KeyKind.HMAC, anchor, label)
         RegionService(config, hsm, store).ledger.initialize()
     finally:
         hsm.close()
     return config
+
+
+def _require_own_token(home: Path, module: Path, label: str) -> None:
+    for name in region_names(home):
+        other = load_region(home, name)
+        if other.module.resolve() == module.resolve() and other.token_label == label:
+            raise InvalidRequestError(
+                f"token {label} is that of region {name} already", hint="one token for each region"
+            )
 
 
 def _embedded_token(home: Path, region: Region) -> RegionConfig:

@@ -158,7 +158,7 @@ def _key(
         manager=KeyManager(str(values["manager"])),
         created_at=_int(values["created_at"]) / _MICROSECONDS,
         current_material_id=MaterialId(bytes.fromhex(str(values["current_material"]))),
-        materials=tuple(materials[key_id]),
+        materials=tuple(materials.get(key_id, ())),
     )
 
 

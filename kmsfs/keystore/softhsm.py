@@ -57,7 +57,8 @@ def tokens_path(home: Path) -> Path:
 
 def prepare(home: Path) -> None:
     """Create the directory of the embedded tokens and SoftHSM's configuration."""
-    tokens_path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+    conf_path(home).parent.mkdir(mode=0o700, exist_ok=True)
+    tokens_path(home).mkdir(mode=0o700, exist_ok=True)
     write_conf(home)
 
 

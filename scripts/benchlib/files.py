@@ -13,6 +13,7 @@ from benchlib.systems import Gocryptfs, Kmsfs, System
 from benchlib.workloads import WORKLOADS, Setting, Sizes
 
 MEMORY_BACKED = Path("/dev/shm")
+QUIET_LOAD = 0.7
 
 
 def add_parser(commands: argparse._SubParsersAction, name: str) -> None:
@@ -37,6 +38,9 @@ def measure(systems: Sequence[System], archive: Path, rounds: int, sizes: Sizes)
 
 
 def run(args: argparse.Namespace) -> int:
+    host = machine()
+    if host["load_before"] > QUIET_LOAD:
+        print(f"the machine is busy (load {host['load_before']:.1f}): trust no figure", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="kmsfs-bench-", dir=MEMORY_BACKED) as directory:
         place = Path(directory)
         archive = place / "source.tar"

@@ -80,4 +80,5 @@ def machine() -> dict:
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
     }

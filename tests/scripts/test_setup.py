@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 SHELL_SCRIPTS = [
-    ROOT / ".ci" / "run",
-    *(path for path in sorted(SCRIPTS.iterdir()) if path.is_file() and not path.suffix),
+    path
+    for path in (ROOT / ".ci" / "run", *sorted(SCRIPTS.iterdir()))
+    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
 ]
 
 

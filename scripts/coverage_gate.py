@@ -59,8 +59,8 @@ def worst_files(report: dict, package: str) -> list[str]:
         summary = entry["summary"]
         if not name.startswith(f"kmsfs/{package}/") or summary["percent_covered"] >= REQUIRED_PERCENT:
             continue
-        lines = ", ".join(map(str, entry["missing_lines"][:20]))
-        branches = ", ".join(f"{start}->{end}" for start, end in entry["missing_branches"][:20])
+        lines = ", ".join(map(str, entry["missing_lines"][:8]))
+        branches = ", ".join(f"{start}->{end}" for start, end in entry["missing_branches"][:8])
         rows.append(f"  {name}: lines {lines or '-'}; branches {branches or '-'}")
     return rows
 

@@ -24,7 +24,8 @@ def tracked_files() -> list[Path]:
         text=True,
         check=True,
     ).stdout
-    return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+    files = (ROOT / name for name in listing.split("\0") if name)
+    return [file for file in files if not file.is_symlink() and file.is_file()]
 
 
 FILES = tracked_files()

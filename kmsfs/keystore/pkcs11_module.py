@@ -40,6 +40,29 @@ GONE_ERRORS: Final = (
 )
 
 
+class _SoftHsmEnvironment:
+    """The variable that SoftHSM reads when it is initialised: ours for embedded tokens, else the user's."""
+
+    def __init__(self) -> None:
+        self._users: str | None = None
+        self._ours: str | None = None
+
+    def apply(self, conf: Path | None) -> None:
+        """Set the variable to ``conf``, or back to what the user had."""
+        current = os.environ.get(_SOFTHSM_CONF)
+        if current != self._ours:
+            self._users = current
+        self._ours = None if conf is None else str(conf)
+        value = self._users if conf is None else self._ours
+        if value is None:
+            os.environ.pop(_SOFTHSM_CONF, None)
+        else:
+            os.environ[_SOFTHSM_CONF] = value
+
+
+_environment = _SoftHsmEnvironment()
+
+
 class Pkcs11Module:
     """The one owner of a module (a shared object) in this process. Hold ``lock`` around every call."""
 
@@ -49,7 +72,6 @@ class Pkcs11Module:
         self.epoch = 0
         self._library: Any = None
         self._conf: Path | None = None
-        self._own_environment = os.environ.get(_SOFTHSM_CONF)
         self._sessions: dict[str, Any] = {}
         self._refused: dict[tuple[Path | None, str], tuple[bytes, float]] = {}
         self._users = 0
@@ -124,7 +146,7 @@ class Pkcs11Module:
         return session
 
     def _initialize(self, conf: Path | None) -> None:
-        _set_environment(_SOFTHSM_CONF, self._own_environment if conf is None else str(conf))
+        _environment.apply(conf)
         try:
             self._library = pkcs11.lib(str(self.path))
         except pkcs11.PKCS11Error as error:
@@ -210,13 +232,6 @@ def _tokens(library: Any) -> list[Any]:
             if token.flags & TokenFlag.TOKEN_INITIALIZED:
                 tokens.append(token)
     return tokens
-
-
-def _set_environment(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
 
 
 def _pin_refused(label: str, why: str = "it was refused a moment ago") -> PinIncorrectError:

@@ -1,0 +1,201 @@
+"""What every implementation of the port ``Hsm`` does. SoftHSM is the one there is, embedded and by path."""
+
+import hashlib
+import hmac
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testkit.tokens import PIN, make_softhsm, make_token
+
+from kmsfs.errors import HsmError, InsecureKeyError, IntegrityError, KeyNotFoundError, TokenNotFoundError
+from kmsfs.format.blob import Suite
+from kmsfs.keystore import softhsm
+from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
+from kmsfs.keystore.pkcs11_module import init_softhsm_token, module_at, token_serial
+from kmsfs.keystore.ports import Hsm, KeyKind
+
+ANCHOR, AES, HMAC = bytes(32), b"a" * 32, b"h" * 32
+IV, AAD = b"i" * 12, b"associated data"
+
+
+@pytest.fixture(params=["embedded", "by path"])
+def hsm(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hsm]:
+    module = module_at(softhsm.find_module())
+    place = None
+    if request.param == "embedded":
+        softhsm.prepare(tmp_path)
+        conf = softhsm.conf_path(tmp_path)
+        init_softhsm_token(module, conf, "contract", so_pin="so-pin", pin=PIN)
+        serial = token_serial(module, conf, "contract")
+        assert serial is not None
+        place = softhsm.SoftHsmToken(conf, str(softhsm.token_directory(tmp_path, serial)))
+    else:
+        conf = make_softhsm(tmp_path / "own")
+        monkeypatch.setenv("SOFTHSM2_CONF", str(conf))
+        make_token(conf, "contract")
+    token = Pkcs11Hsm(module, "contract", lambda: PIN, anchor=ANCHOR, place=place)
+    token.generate(KeyKind.HMAC, ANCHOR, "anchor")
+    token.generate(KeyKind.AES, AES, "aes")
+    token.generate(KeyKind.HMAC, HMAC, "hmac")
+    yield token
+    token.close()
+
+
+@pytest.mark.parametrize("size", [1, 16, 32, 4096])
+def test_gcm_round_trip(hsm: Hsm, size: int) -> None:
+    sealed = hsm.encrypt_gcm(AES, IV, bytes(size), AAD)
+    assert len(sealed) == size + 16
+    assert hsm.decrypt_gcm(AES, IV, sealed, AAD) == bytes(size)
+
+
+def test_gcm_takes_the_callers_iv(hsm: Hsm) -> None:
+    assert hsm.encrypt_gcm(AES, IV, b"x", AAD) == hsm.encrypt_gcm(AES, IV, b"x", AAD)
+    assert hsm.encrypt_gcm(AES, IV, b"x", AAD) != hsm.encrypt_gcm(AES, b"j" * 12, b"x", AAD)
+
+
+@pytest.mark.parametrize("change", ["tag", "ciphertext", "iv", "aad", "truncated", "empty"])
+def test_what_is_not_authentic_is_an_integrity_error(hsm: Hsm, change: str) -> None:
+    sealed = hsm.encrypt_gcm(AES, IV, bytes(32), AAD)
+    iv, aad = IV, AAD
+    match change:
+        case "tag":
+            sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        case "ciphertext":
+            sealed = bytes([sealed[0] ^ 1]) + sealed[1:]
+        case "iv":
+            iv = b"j" * 12
+        case "aad":
+            aad = b"other data"
+        case "truncated":
+            sealed = sealed[:20]
+        case "empty":
+            sealed = b""
+    with pytest.raises(IntegrityError):
+        hsm.decrypt_gcm(AES, iv, sealed, aad)
+    assert hsm.decrypt_gcm(AES, IV, hsm.encrypt_gcm(AES, IV, b"still works", AAD), AAD) == b"still works"
+
+
+def test_hmac_is_a_function_of_key_and_message(hsm: Hsm) -> None:
+    assert len(hsm.hmac(HMAC, b"message")) == 32
+    assert hsm.hmac(HMAC, b"message") == hsm.hmac(HMAC, b"message")
+    assert hsm.hmac(HMAC, b"message") != hsm.hmac(HMAC, b"massage")
+    assert hsm.hmac(HMAC, b"message") != hsm.hmac(ANCHOR, b"message")
+    assert hsm.hmac(HMAC, b"") != hmac.digest(b"", b"", hashlib.sha256)
+
+
+def test_keys_are_listed_as_sensitive_and_not_extractable(hsm: Hsm) -> None:
+    listed = {key.object_id: key for key in hsm.list_keys()}
+    assert {object_id: key.label for object_id, key in listed.items()} == {
+        ANCHOR: "anchor",
+        AES: "aes",
+        HMAC: "hmac",
+    }
+    assert all(key.sensitive and not key.extractable for key in listed.values())
+
+
+def test_a_key_that_is_not_there(hsm: Hsm) -> None:
+    assert not hsm.holds(b"n" * 32)
+    for use in (
+        lambda: hsm.encrypt_gcm(b"n" * 32, IV, b"x", AAD),
+        lambda: hsm.decrypt_gcm(b"n" * 32, IV, bytes(32), AAD),
+        lambda: hsm.hmac(b"n" * 32, b"x"),
+    ):
+        with pytest.raises(KeyNotFoundError):
+            use()
+
+
+def test_a_destroyed_key_is_gone_and_destroying_it_again_is_no_error(hsm: Hsm) -> None:
+    hsm.encrypt_gcm(AES, IV, b"x", AAD)
+    hsm.destroy(AES)
+    hsm.destroy(AES)
+    assert not hsm.holds(AES)
+    with pytest.raises(KeyNotFoundError):
+        hsm.encrypt_gcm(AES, IV, b"x", AAD)
+
+
+def test_a_key_of_another_kind_is_refused(hsm: Hsm) -> None:
+    with pytest.raises(InsecureKeyError):
+        hsm.hmac(AES, b"x")
+    with pytest.raises(InsecureKeyError):
+        hsm.encrypt_gcm(HMAC, IV, b"x", AAD)
+
+
+def test_two_keys_of_one_id_are_refused(hsm: Hsm) -> None:
+    hsm.generate(KeyKind.AES, AES, "twin")
+    with pytest.raises(InsecureKeyError):
+        hsm.encrypt_gcm(AES, IV, b"x", AAD)
+
+
+def test_values_of_a_wrong_type_never_reach_the_module(hsm: Hsm) -> None:
+    with pytest.raises(TypeError):
+        hsm.generate(KeyKind.AES, "not bytes", "label")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        hsm.generate(KeyKind.AES, b"n" * 32, 123)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        hsm.holds("not bytes")  # type: ignore[arg-type]
+
+
+def test_softhsm_can_suite_1(hsm: Hsm) -> None:
+    assert hsm.probe_suite() is Suite.HSM_GCM
+    assert len(hsm.list_keys()) == 3
+
+
+def test_operations_are_counted(hsm: Hsm) -> None:
+    before = hsm.calls
+    sealed = hsm.encrypt_gcm(AES, IV, b"x", AAD)
+    hsm.decrypt_gcm(AES, IV, sealed, AAD)
+    hsm.hmac(HMAC, b"x")
+    assert hsm.calls - before == 3
+
+
+def test_a_token_that_was_away_works_at_once_when_it_is_back(hsm: Hsm, tmp_path: Path) -> None:
+    sealed = hsm.encrypt_gcm(AES, IV, b"x", AAD)
+    (tokens,) = tmp_path.rglob("tokens")
+    for _ in range(2):
+        moved = tokens.rename(tmp_path / "moved")
+        with pytest.raises(HsmError):
+            hsm.decrypt_gcm(AES, IV, sealed, AAD)
+        moved.rename(tokens)
+        wait_out_recovery_interval(hsm)
+        hsm.check_present()
+        assert hsm.decrypt_gcm(AES, IV, sealed, AAD) == b"x"
+
+
+def test_a_token_that_was_away_unseen(hsm: Hsm, tmp_path: Path) -> None:
+    sealed = hsm.encrypt_gcm(AES, IV, b"x", AAD)
+    (tokens,) = tmp_path.rglob("tokens")
+    shutil.copytree(tokens, tmp_path / "copy")
+    shutil.rmtree(tokens)
+    (tmp_path / "copy").rename(tokens)
+    assert hsm.decrypt_gcm(AES, IV, sealed, AAD) == b"x"
+    assert hsm.hmac(HMAC, b"x")
+
+
+def test_a_token_that_is_away_from_the_start(hsm: Hsm, tmp_path: Path) -> None:
+    sealed = hsm.encrypt_gcm(AES, IV, b"x", AAD)
+    hsm._module.reinitialize(hsm._conf)  # type: ignore[attr-defined]
+    (tokens,) = tmp_path.rglob("tokens")
+    moved = tokens.rename(tmp_path / "moved")
+    with pytest.raises(HsmError):
+        hsm.decrypt_gcm(AES, IV, sealed, AAD)
+    moved.rename(tokens)
+    wait_out_recovery_interval(hsm)
+    assert hsm.decrypt_gcm(AES, IV, sealed, AAD) == b"x"
+
+
+def test_presence_is_known_without_the_module_if_the_token_is_embedded(hsm: Hsm, tmp_path: Path) -> None:
+    hsm.check_present()
+    (tokens,) = tmp_path.rglob("tokens")
+    before = hsm.calls
+    tokens.rename(tmp_path / "moved")
+    if hsm._place is not None:  # type: ignore[attr-defined]
+        with pytest.raises(TokenNotFoundError):
+            hsm.check_present()
+    assert hsm.calls == before
+
+
+def wait_out_recovery_interval(hsm: Hsm) -> None:
+    """A module given by path is started afresh once a second at most: let that second be over."""
+    hsm._recovered_at = float("-inf")  # type: ignore[attr-defined]

@@ -33,15 +33,23 @@ class ChunkCipher:
     def __repr__(self) -> str:
         return "ChunkCipher(<content key>)"
 
-    def seal(self, first: int, plaintext: bytes | bytearray | memoryview, nonces: bytes) -> bytearray:
+    def seal(
+        self,
+        first: int,
+        plaintext: bytes | bytearray | memoryview,
+        nonces: bytes,
+        into: bytearray | None = None,
+    ) -> memoryview:
         """Seal ``plaintext``, which starts at chunk ``first``; every chunk but the last is whole.
 
-        ``nonces`` holds 12 fresh random bytes for each chunk.
+        ``nonces`` holds 12 fresh random bytes for each chunk. The result lies in ``into`` if that is large enough:
+        zeroing a new buffer costs as much as the cipher.
         """
         chunk, length = self.chunk_size, len(plaintext)
         count = -(-length // chunk)
-        sealed = bytearray(length + count * CHUNK_OVERHEAD)
-        view, source = memoryview(sealed), memoryview(plaintext)
+        size = length + count * CHUNK_OVERHEAD
+        buffer = into if into is not None and len(into) >= size else bytearray(size)
+        sealed, source = memoryview(buffer)[:size], memoryview(plaintext)
         seal_into, prefix = self._gcm.encrypt_into, self._prefix
         at = 0
         for number in range(count):
@@ -49,7 +57,9 @@ class ChunkCipher:
             piece = source[number * chunk : (number + 1) * chunk]
             sealed[at : at + NONCE_SIZE] = nonce
             end = at + CHUNK_OVERHEAD + len(piece)
-            seal_into(nonce, piece, prefix + (first + number).to_bytes(8, "big"), view[at + NONCE_SIZE : end])
+            seal_into(
+                nonce, piece, prefix + (first + number).to_bytes(8, "big"), sealed[at + NONCE_SIZE : end]
+            )
             at = end
         return sealed
 

@@ -128,7 +128,8 @@ def _copy(raw: bytes, position: int) -> bytes:
 def _parse_copies(raw: bytes) -> tuple[list[tuple[int, FileHeader]], KmsfsError]:
     copies = []
     problem: KmsfsError = FormatError("no copy of the file header parses")
-    for position in (0, 1):
+    same = raw[:HEADER_COPY_SIZE] == raw[HEADER_COPY_SIZE:]  # as in every sealed file
+    for position in (0,) if same else (0, 1):
         try:
             copies.append((position, FileHeader.parse(_copy(raw, position))))
         except UnsupportedFormatError as error:

@@ -28,6 +28,7 @@ _EXTENT_SIZE = 12
 _EXTENTS_AT = _FIXED.size
 _SLOTS_AT = _EXTENTS_AT + MAX_EXTENTS * _EXTENT_SIZE
 _MAC_AT = HEADER_COPY_SIZE - MAC_SIZE
+_NO_EXTENTS = bytes(MAX_EXTENTS * _EXTENT_SIZE)
 _RESERVED = bytes(_MAC_AT - _SLOTS_AT - MAX_SLOTS * _SLOT.size)
 
 
@@ -156,6 +157,8 @@ def _parse_slots(raw: bytes, count: int) -> tuple[bytes, ...]:
 def _parse_extents(raw: bytes, count: int) -> tuple[tuple[int, int], ...]:
     if count > MAX_EXTENTS:
         raise FormatError(f"file header has {count} hole extents, at most {MAX_EXTENTS} fit")
+    if not count and raw[_EXTENTS_AT:_SLOTS_AT] == _NO_EXTENTS:
+        return ()
     ranges = []
     for number in range(MAX_EXTENTS):
         at = _EXTENTS_AT + number * _EXTENT_SIZE

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pyfuse3
 
 from kmsfs import errors
+from kmsfs.fuse.fast_loop import in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,6 +63,7 @@ def guarded(handler: _F) -> _F:
 
     @functools.wraps(handler)
     async def guard(*arguments: Any) -> Any:
+        in_flight.count += 1
         try:
             return await handler(*arguments)
         except OSError as error:
@@ -75,6 +77,8 @@ def guarded(handler: _F) -> _F:
             # The traceback shows code, never values; the message could, so only its type is logged.
             log.error("%s: unexpected %s", handler.__name__, type(error).__name__, exc_info=_places(error))
             raise pyfuse3.FUSEError(errno.EIO) from None
+        finally:
+            in_flight.count -= 1
 
     return guard  # type: ignore[return-value]
 

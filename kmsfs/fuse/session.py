@@ -16,6 +16,7 @@ import pyfuse3
 import trio
 
 from kmsfs.errors import MountFailedError
+from kmsfs.fuse import fast_loop
 from kmsfs.fuse.operations import Operations
 from kmsfs.storage.backing import syncfs
 from kmsfs.tree.tree import Tree
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _MNT_DETACH = 2
 _MAX_WORKERS = 64
+_M_TRIM_THRESHOLD = -1  # mallopt(3)
+_M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ async def _serve(
 
 
 def _mount(operations: Operations, mountpoint: Path, options: MountOptions, tree_path: Path) -> None:
+    fast_loop.install()
+    _keep_request_buffers()
     try:
         pyfuse3.init(operations, str(mountpoint), options.for_fuse(tree_path))
     except RuntimeError as error:
@@ -147,6 +152,13 @@ def _flush_and_detach(mountpoint: Path) -> None:
     if libc.umount2(os.fsencode(mountpoint), _MNT_DETACH) != 0:
         # Not root: pyfuse3.close detaches with fusermount3 after the loop has ended.
         log.debug("umount2: %s", os.strerror(ctypes.get_errno()))
+
+
+def _keep_request_buffers() -> None:
+    """Let malloc keep the memory of finished requests: by default it gives 1 MiB back and takes it again each time."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+    libc.mallopt(_M_TRIM_THRESHOLD, 16 << 20)
 
 
 def _descriptor_limit() -> int:

@@ -76,7 +76,7 @@ def syncfs(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def write_all(fd: int, data: bytes | bytearray, offset: int) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """pwrite(2) until all is written. On error ``OSError.written`` is the number of bytes that were."""
     view = memoryview(data)
     done = 0

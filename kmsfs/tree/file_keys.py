@@ -80,23 +80,21 @@ class FileKeys:
     async def open(self, raw: bytes) -> OpenedHeader:
         """Authenticate a file's header. No checkpoint when the data key is cached or the HSM is fast."""
         try:
-            return open_header(raw, partial(self._unwrap, call=None))
-        except _NotCachedError as miss:
-            key_arn = miss.key_arn
-        return await self._run(
-            key_arn, partial(open_header, raw, partial(self._unwrap, call=self._cache.unwrap))
-        )
+            return open_header(raw, partial(self._unwrap, wait=False))
+        except _SlowHsmError:
+            call = partial(open_header, raw, partial(self._unwrap, wait=True))
+            return await trio.to_thread.run_sync(call, limiter=self._lane)
 
-    def _unwrap(self, header: FileHeader, call: Callable[..., bytes] | None) -> bytes:
-        """The data key from the first slot that yields it. Without ``call``, only from the cache."""
+    def _unwrap(self, header: FileHeader, *, wait: bool) -> bytes:
+        """The data key from the first slot that yields it; _SlowHsmError if that needs a wait that is not allowed."""
         context = aad.file_context(self._tree_id, header.file_id)
         problem: KmsfsError | None = None
         for blob in header.slots:
             try:
                 key_arn = parse_blob_head(blob).key_arn
                 self._keystore.check_usable(key_arn)
-                if call is not None:
-                    return call(blob, context, key_arn)
+                if wait or self._keystore.is_fast(key_arn):
+                    return self._cache.unwrap(blob, context, key_arn)
             except (FormatError, InvalidCiphertextError) as error:
                 problem = problem or IntegrityError(
                     f"file {header.file_id.hex()}: a slot of its header does not open ({error})"
@@ -107,7 +105,7 @@ class FileKeys:
                 continue
             cached = self._cache.peek(blob, context)
             if cached is None:
-                raise _NotCachedError(key_arn)
+                raise _SlowHsmError
             return cached
         assert problem is not None  # noqa: S101 - a parsed header has a slot
         raise problem
@@ -145,9 +143,5 @@ class FileKeys:
                         self._fill_wanted.set()
 
 
-class _NotCachedError(Exception):
-    """Control flow: the HSM is needed."""
-
-    def __init__(self, key_arn: KeyArn) -> None:
-        super().__init__(key_arn)
-        self.key_arn = key_arn
+class _SlowHsmError(Exception):
+    """Control flow: the HSM is needed, and too slow to be called on the event loop."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WRITE_RESERVE = 1 << 16  # chunk writes that a header accounts for in advance
 _EXACT_HOLES = 4096  # extents kept exactly in memory
+_scratch = bytearray(1100 << 10)  # a request of 1 MiB, sealed; used and done with between two checkpoints
 Buffer = bytes | bytearray | memoryview
 
 
@@ -143,7 +144,7 @@ class OpenFile:
             self._open_gap(first)
         body = self._whole_chunks(offset, data, end)
         self._before_write(last + 1 - first)
-        sealed = self.cipher.seal(first, body, random_bytes(NONCE_SIZE * (last + 1 - first)))
+        sealed = self.cipher.seal(first, body, random_bytes(NONCE_SIZE * (last + 1 - first)), _scratch)
         try:
             write_all(self.fd, sealed, layout.chunk_offset(first, chunk))
         except ShortWriteError as error:
@@ -162,7 +163,7 @@ class OpenFile:
             return self.write(offset, data)
         count = layout.chunk_count(len(data), self.chunk_size)
         header, keys = self._new_header(len(data), count + WRITE_RESERVE)
-        sealed = keys.cipher.seal(0, data, random_bytes(NONCE_SIZE * count))
+        sealed = keys.cipher.seal(0, data, random_bytes(NONCE_SIZE * count), _scratch)
         self._put_first(header, keys, sealed)
         self.size, self.chunk_writes = len(data), count
         return len(data)

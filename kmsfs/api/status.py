@@ -1,0 +1,64 @@
+"""Errors of kmsfs in AWS's names, statuses and words: one total table."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from kmsfs import errors
+from kmsfs.api.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class WireError:
+    """One row: AWS's name, the HTTP status, and AWS's message."""
+
+    code: str
+    status: int = 400
+    #: ``{resource}`` is the key or alias that the request named, ``{text}`` the error's own words.
+    message: str = "{text}"
+
+
+_INTERNAL: Final = WireError(
+    "KMSInternalException", 500, "The request was rejected because of an internal failure."
+)
+_KEY_UNAVAILABLE: Final = WireError("KeyUnavailableException", 500, "The key's token is not available.")
+
+#: A class without a row of its own has that of its nearest base. What must not reach a client (that metadata
+#: were tampered with, a path, the state of a token) is said in the server's log and stands here without words.
+WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
+    errors.KmsfsError: _INTERNAL,
+    errors.InvalidRequestError: WireError("ValidationException"),
+    errors.LimitExceededError: WireError("LimitExceededException"),
+    errors.RegionNotFoundError: WireError("NotFoundException"),
+    errors.KeyNotFoundError: WireError("NotFoundException", message="Key '{resource}' does not exist"),
+    errors.KeyDisabledError: WireError("DisabledException", message="{resource} is disabled."),
+    errors.KeyPendingDeletionError: WireError(
+        "KMSInvalidStateException", message="{resource} is pending deletion."
+    ),
+    errors.KeyStateError: WireError("KMSInvalidStateException"),
+    errors.KeyExhaustedError: WireError("LimitExceededException"),
+    errors.AliasNotFoundError: WireError("NotFoundException", message="Alias {resource} is not found."),
+    errors.AlreadyExistsError: WireError("AlreadyExistsException"),
+    errors.InvalidAliasError: WireError("InvalidAliasNameException"),
+    errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
+    errors.IncorrectKeyError: WireError(
+        "IncorrectKeyException",
+        message="The key ID in the request does not identify a CMK that can perform this operation.",
+    ),
+    errors.AccessDeniedError: WireError("AccessDeniedException"),
+    errors.MalformedPolicyError: WireError("MalformedPolicyDocumentException"),
+    errors.MetadataUnavailableError: WireError("DependencyTimeoutException", 503, ""),
+    errors.HsmError: _KEY_UNAVAILABLE,
+    errors.HsmTimeoutError: WireError("DependencyTimeoutException", 503, ""),
+    errors.InsecureKeyError: _INTERNAL,
+}
+
+
+def wire_error(error: errors.KmsfsError) -> WireError:
+    """Return the row of an error."""
+    return next(WIRE_ERRORS[kind] for kind in type(error).__mro__ if kind in WIRE_ERRORS)
+
+
+def refusal_of(error: errors.KmsfsError, resource: str) -> Refusal:
+    """Return the refusal that a client gets for an error about the key or alias it named."""
+    row = wire_error(error)
+    return Refusal(row.code, row.message.format(resource=resource, text=error), status=row.status)

@@ -1,9 +1,10 @@
 """Waiting for the next FUSE request without a trip through trio's scheduler.
 
-pyfuse3 takes a trio.Lock and calls trio.lowlevel.wait_readable for every request: two checkpoints and an epoll call, which cost
-more than most requests. It finds trio through its module attribute (its own asyncio support replaces it there), so this module puts
-a thin stand-in there: as long as requests keep coming and no handler is suspended, they are taken one after the other.
-Every ``_BURST`` requests, and whenever nothing comes for ``_PATIENCE_MS``, the scheduler runs as usual.
+pyfuse3 takes a trio.Lock and calls trio.lowlevel.wait_readable for every request: two checkpoints and an epoll
+call, which cost more than most requests. It finds trio through its module attribute (its own asyncio support replaces
+it there), so this module puts a thin stand-in there: as long as requests keep coming and no handler is suspended,
+they are taken one after the other. Every ``_BURST`` requests, and whenever nothing comes for ``_PATIENCE_MS``, the
+scheduler runs as usual.
 """
 
 from __future__ import annotations

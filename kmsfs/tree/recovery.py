@@ -32,7 +32,7 @@ def adopt(file: OpenFile, opened: OpenedHeader, stored: int) -> None:
             hint="restore it from a backup",
         )
     file.adopt(opened, length)
-    if length != header.sealed_length or not exact:
+    if header.dirty or length != header.sealed_length:
         _check_tail(file, exact=exact)
 
 
@@ -51,7 +51,8 @@ def _check_tail(file: OpenFile, *, exact: bool) -> None:
         file.tail_damaged = True
         log.error("file %s: last chunk does not verify after a crash; it stays unsealed", name)
         return
-    log.warning("file %s: resealing %d bytes, its header says %d", name, file.size, header.sealed_length)
+    if file.size != header.sealed_length:
+        log.warning("file %s: resealing %d bytes, its header says %d", name, file.size, header.sealed_length)
 
 
 def _is_unfinished_cut(file: OpenFile, sealed_length: int) -> bool:

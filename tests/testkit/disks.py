@@ -1,0 +1,41 @@
+"""File systems for tests: small ones that fill up, ones that cannot be written. Need root."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def small_filesystem(path: Path, size: int, inodes: int = 0) -> Iterator[Path]:
+    """A tmpfs of ``size`` bytes on the new directory ``path``."""
+    path.mkdir()
+    options = f"size={size}" + (f",nr_inodes={inodes}" if inodes else "")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "kmsfs-test", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+@contextmanager
+def read_only_view(source: Path, path: Path) -> Iterator[Path]:
+    """``source`` on the new directory ``path``, where nobody can write it."""
+    path.mkdir()
+    subprocess.run(["mount", "--bind", source, path], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def fill(path: Path, *, leave: int = 0) -> Path:
+    """Take all space of a file system but ``leave`` bytes (rounded down to pages); returns the file to remove."""
+    filler = path / "filler"
+    status = os.statvfs(path)
+    take = max(0, status.f_bavail * status.f_bsize - leave)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(take, 1))
+    return filler

@@ -99,11 +99,20 @@ def open_header(raw: bytes, unwrap: Unwrap) -> OpenedHeader:
 
 
 def newest_unverified(raw: bytes) -> FileHeader:
-    """The parsed copy of the highest generation, for those who have no keys; FormatError if none parses."""
+    """The parsed copy of the highest generation, for those who have no keys; FormatError if none parses.
+
+    IntegrityError if the copies name two files: else a planted copy could lend a file another one's attributes
+    while its content still opens through the good copy.
+    """
     copies, problem = _parse_copies(raw)
     if not copies:
         raise problem
-    return max(copies, key=lambda item: item[1].generation)[1]
+    newest = max(copies, key=lambda item: item[1].generation)[1]
+    if any(header.file_id != newest.file_id for _, header in copies):
+        raise IntegrityError(
+            "copies of the file header name two files", hint="open the file to mend its header"
+        )
+    return newest
 
 
 def _authenticate(copy: bytes, header: FileHeader, data_key: bytes) -> FileKeys:

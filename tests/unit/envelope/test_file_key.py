@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from testkit.golden import DATA_KEY, FILE_ID, TREE_ID, file_keys, fixed, flip, sample_header, wrap
 
-from kmsfs.envelope.file_key import derive_file_keys, next_header, open_header, seal_header
+from kmsfs.envelope.file_key import derive_file_keys, newest_unverified, next_header, open_header, seal_header
 from kmsfs.errors import (
     AccessDeniedError,
     FormatError,
@@ -239,3 +239,24 @@ def test_keys_do_not_show_in_representations() -> None:
     for text in (repr(opened), repr(opened.keys), repr(opened.keys.cipher)):
         assert repr(material) not in text
         assert material.hex() not in text
+
+
+# --- without keys --------------------------------------------------------------------------------------
+
+
+def test_without_keys_the_newest_copy_that_parses_is_told() -> None:
+    assert newest_unverified(OLD_RAW + NEW_RAW) == NEW
+    assert newest_unverified(NEW_RAW + NEW_RAW) == NEW
+    assert newest_unverified(bytes(1024) + OLD_RAW) == OLD
+    with pytest.raises(FormatError):
+        newest_unverified(bytes(2048))
+    with pytest.raises(UnsupportedFormatError):
+        newest_unverified((NEW_RAW[:9] + b"\2" + NEW_RAW[10:]) * 2)
+
+
+def test_without_keys_a_planted_copy_of_another_file_is_refused() -> None:
+    planted = NEW_RAW[:24] + b"\xff" * 8 + fixed("other file", 32) + NEW_RAW[64:]
+    assert served(planted + OLD_RAW) == OLD  # the content still opens
+    for raw in (planted + OLD_RAW, OLD_RAW + planted):
+        with pytest.raises(IntegrityError, match="two files"):
+            newest_unverified(raw)

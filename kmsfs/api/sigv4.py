@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
 from kmsfs.api.refusal import Refusal
+from kmsfs.errors import InvalidRequestError
+from kmsfs.keystore.arn import check_region
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -29,7 +31,6 @@ _MAX_AUTHORIZATION: Final = 4096
 _MAX_SIGNED_HEADERS: Final = 64
 
 _DATE: Final = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
-_REGION: Final = re.compile(r"(?=.{1,32}\Z)([a-z]+-){2,3}\d+", re.ASCII)
 _MISMATCH: Final = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret "
     "Access Key and signing method. Consult the service documentation for details."
@@ -223,7 +224,9 @@ def _scoped(parameters: dict[str, str]) -> _Authorization:
             "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term."
         )
     access_key_id, date, region, service, terminator = parts
-    if not _REGION.fullmatch(region):
+    try:
+        check_region(region)
+    except InvalidRequestError:
         _refuse("Credential should be scoped to a valid region.")
     if service != SERVICE:
         _refuse(f"Credential should be scoped to correct service: '{SERVICE}'.")

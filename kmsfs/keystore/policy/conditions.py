@@ -11,7 +11,7 @@ from typing import Final
 
 from kmsfs.keystore.policy.context import is_known_key
 from kmsfs.keystore.policy.operators import OPERATORS, Compile, literal
-from kmsfs.keystore.policy.patterns import Context, Matcher, Token, Variable, resolve, tokenize
+from kmsfs.keystore.policy.patterns import Context, Matcher, Token, resolve, tokenize, variable_keys
 
 
 class Qualifier(Enum):
@@ -44,7 +44,12 @@ class Condition:
         values = context.get(self.key)
         if not values:
             return self._holds_without_value()
-        matchers = self.matchers + self._resolved(context) if self.templates else self.matchers
+        matchers = self.matchers
+        if self.templates:
+            resolved = self._resolved(context)
+            if self.negated and not denying and len(resolved) < len(self.templates):
+                return False  # unlike a variable without a value is everything: that must not allow
+            matchers += resolved
         every = self.qualifier is Qualifier.FOR_ALL_VALUES or (
             self.qualifier is Qualifier.NONE and not denying
         )
@@ -131,7 +136,10 @@ def _compile_one(name: str, key: str, values: list[str], *, variables: bool) -> 
     tokens = [
         tokenize(value, variables=variables) if operator.variables else literal(value) for value in values
     ]
-    templates = tuple(value for value in tokens if any(isinstance(token, Variable) for token in value))
+    templates = tuple(value for value in tokens if variable_keys(value))
+    for variable in {key for template in templates for key in variable_keys(template)}:
+        if not is_known_key(variable):
+            raise ValueError(f"unknown policy variable {variable!r}")
     return Condition(
         key=key.lower(),
         negated=operator.negated,

@@ -14,15 +14,16 @@ from kmsfs.errors import LimitExceededError, MalformedPolicyError
 from kmsfs.keystore.policy.actions import KMS_ACTIONS
 from kmsfs.keystore.policy.arns import check_arn, compile_arn
 from kmsfs.keystore.policy.conditions import Condition, Presence, compile_conditions
+from kmsfs.keystore.policy.context import is_known_key
 from kmsfs.keystore.policy.patterns import (
     Context,
     Matcher,
     Token,
-    Variable,
     Wild,
     compile_glob,
     resolve,
     tokenize,
+    variable_keys,
 )
 from kmsfs.keystore.policy.principals import PrincipalSet, compile_principals
 
@@ -60,24 +61,27 @@ class ResourceSet:
     templates: tuple[tuple[Token, ...], ...]
     negated: bool
 
-    def covers(self, resource: str, context: Context) -> bool:
+    def covers(self, resource: str, context: Context, *, denying: bool) -> bool:
         """Tell whether the element covers a resource; ``*`` stands for an action without a resource."""
         if self.everything:
             return not self.negated
-        named = any(matcher(resource) for matcher in self.matchers) or any(
-            self._template_covers(template, resource, context) for template in self.templates
-        )
+        named = any(matcher(resource) for matcher in self.matchers)
+        for template in self.templates:
+            matcher = _resolved_arn(template, context)
+            if matcher is None and self.negated and not denying:
+                return False  # all but a variable without a value is everything: that must not allow
+            named = named or (matcher is not None and matcher(resource))
         return named is not self.negated
 
-    @staticmethod
-    def _template_covers(template: tuple[Token, ...], resource: str, context: Context) -> bool:
-        tokens = resolve(template, context)
-        if tokens is None:
-            return False
-        try:
-            return compile_arn(tokens)(resource)
-        except ValueError:
-            return False
+
+def _resolved_arn(template: tuple[Token, ...], context: Context) -> Matcher | None:
+    tokens = resolve(template, context)
+    if tokens is None:
+        return None
+    try:
+        return compile_arn(tokens)
+    except ValueError:
+        return None  # the variable's value made no ARN
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class Statement:
         """Tell whether everything but the principal fits the request."""
         return (
             action in self.actions
-            and self.resources.covers(resource, context)
+            and self.resources.covers(resource, context, denying=self.denies)
             and all(condition.holds(context, denying=self.denies) for condition in self.conditions)
         )
 
@@ -259,7 +263,10 @@ def _resources(statement: dict[str, object], *, variables: bool) -> ResourceSet:
     tokens = [tokenize(text, variables=variables) for text in _texts(element, "Resource")]
     for value in tokens:
         check_arn(value)
-    templates = tuple(value for value in tokens if any(isinstance(token, Variable) for token in value))
+    templates = tuple(value for value in tokens if variable_keys(value))
+    for variable in {key for template in templates for key in variable_keys(template)}:
+        if not is_known_key(variable):
+            raise ValueError(f"unknown policy variable {variable!r}")
     return ResourceSet(
         everything=(Wild("*"),) in tokens,
         matchers=tuple(compile_arn(value) for value in tokens if value not in templates),

@@ -71,6 +71,11 @@ def _variable(body: str) -> Token:
     return Variable(name.lower(), default[1:-1])
 
 
+def variable_keys(tokens: Sequence[Token]) -> frozenset[str]:
+    """Return the context keys that the tokens refer to."""
+    return frozenset(token.key for token in tokens if isinstance(token, Variable))
+
+
 def resolve(tokens: Sequence[Token], context: Context) -> tuple[Token, ...] | None:
     """Put the request's values in place of the variables; None if a variable has no single value."""
     resolved: list[Token] = []

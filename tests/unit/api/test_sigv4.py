@@ -48,7 +48,7 @@ def test_good_signature(verifier: Verifier) -> None:
     assert verified == Verified(ACCESS_KEY_ID, "us-east-1", NOW)
 
 
-@pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "ap-southeast-2", "us-gov-west-1"])
+@pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "us-gov-west-1", "lab"])
 def test_region_comes_from_the_credential_scope(verifier: Verifier, region: str) -> None:
     assert verifier.verify(signed_headers(BODY, region=region), BODY, now=NOW).region == region
 
@@ -234,6 +234,11 @@ EDITS: dict[str, tuple[Edit, str, str]] = {
         lambda header: header.replace("us-east-1", "../x"),
         "IncompleteSignatureException",
         "exactly 5",
+    ),
+    "region in upper case": (
+        lambda header: header.replace("us-east-1", "US-EAST-1"),
+        "InvalidSignatureException",
+        "valid region",
     ),
     "long region": (
         lambda header: header.replace("us-east-1", "us-" + "e" * 28 + "-1"),

@@ -197,6 +197,13 @@ AT_THE_EDGE: list[tuple[str, dict[str, Any]]] = [
     ("EnableKeyRotation", {"KeyId": KEY, "RotationPeriodInDays": 2560}),
     ("ScheduleKeyDeletion", {"KeyId": KEY, "PendingWindowInDays": 7}),
     ("ScheduleKeyDeletion", {"KeyId": KEY}),
+    ("GenerateDataKey", {"KeyId": KEY, "NumberOfBytes": 1024}),
+    ("GenerateDataKeyWithoutPlaintext", {"KeyId": KEY, "KeySpec": "AES_128"}),
+    ("CreateGrant", {"KeyId": KEY, "GranteePrincipal": "arn:aws:iam::111122223333:root", "Operations": []}),
+    ("RetireGrant", {"GrantToken": "t"}),
+    ("RetireGrant", {"GrantId": "g", "KeyId": KEY}),
+    ("ListRetirableGrants", {"RetiringPrincipal": "arn:aws:iam::111122223333:root"}),
+    ("CreateKey", {"KeySpec": "SYMMETRIC_DEFAULT"}),
     ("DescribeKey", {"KeyId": KEY, "GrantTokens": ["t"] * 10}),
 ]
 

@@ -80,6 +80,8 @@ MALFORMED_KEY_POLICIES = {
     "unfinished variable": statement(Resource="arn:aws:kms:*:*:alias/${aws:username"),
     "malformed variable": statement(Resource="arn:aws:kms:*:*:alias/${username}"),
     "unquoted default": statement(Resource="arn:aws:kms:*:*:alias/${aws:username, x}"),
+    "unknown variable in a resource": statement(Resource="arn:aws:kms:*:*:alias/${aws:usrname}"),
+    "unknown variable in a value": with_condition({"StringNotEquals": {"kms:ViaService": "${aws:usrname}"}}),
     "condition is a list": with_condition([]),
     "unknown operator": with_condition({"StringMatches": {"kms:ViaService": "x"}}),
     "operator in lower case": with_condition({"stringequals": {"kms:ViaService": "x"}}),

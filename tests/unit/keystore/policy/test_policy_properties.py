@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from fnmatch import translate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from testkit.policy_cases import ACCOUNT, ALICE, BOB, KEY_ARN, ROOT, STRANGER, Json, allow, deny, policy, text
@@ -15,7 +16,7 @@ from kmsfs.keystore.policy.arns import compile_arn
 from kmsfs.keystore.policy.context import KeyFacts, encryption_context, merge, principal_context
 from kmsfs.keystore.policy.document import PolicyKind, parse_policy
 from kmsfs.keystore.policy.evaluate import Request, decide
-from kmsfs.keystore.policy.patterns import Literal, Wild, compile_glob
+from kmsfs.keystore.policy.patterns import Literal, Variable, Wild, compile_glob
 from kmsfs.keystore.policy.principals import Principal
 
 LETTERS = st.text("ab:.", max_size=8)
@@ -42,6 +43,11 @@ def test_star_matches_everything(value: str) -> None:
 @given(st.text("a*?$\\\n[", max_size=8), st.text("a*?$\\\n[", max_size=8))
 def test_a_literal_matches_itself_alone(text: str, value: str) -> None:
     assert compile_glob((Literal(text), Wild("")))(value) == (value == text)
+
+
+def test_variables_are_resolved_before_they_are_compiled() -> None:
+    with pytest.raises(TypeError):
+        compile_glob((Variable("aws:username", None),))
 
 
 def test_many_stars_do_not_stall() -> None:

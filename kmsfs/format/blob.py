@@ -1,7 +1,7 @@
 """The ciphertext blob: a wrapped data key, or up to 4096 encrypted bytes, that names its own key.
 
 Bytes only, no keys. docs/ciphertext-blob.md is the specification. Everything before the ciphertext is the
-head; the whole head and the canonical encryption context are the AAD. Whoever decrypts builds that AAD from
+head; the whole head and the canonical encryption context are the AAD. Whoever decrypts builds that head from
 the region, account and key that it resolved itself and never from the blob's copy of the ARN.
 """
 
@@ -49,9 +49,10 @@ class BlobHead:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A parsed blob: ``sealed`` is ciphertext || tag."""
+    """A parsed blob: ``raw_head`` are the bytes of the head, nonce included; ``sealed`` is ciphertext || tag."""
 
     head: BlobHead
+    raw_head: bytes
     nonce: bytes
     sealed: bytes
 
@@ -87,7 +88,7 @@ def parse_blob(raw: bytes) -> Blob:
     except UnicodeDecodeError:
         raise FormatError("ciphertext blob's key ARN is not ASCII") from None
     head = BlobHead(suite, arn, MaterialId(raw[arn_end:nonce_start]))
-    return Blob(head, raw[nonce_start:sealed_start], raw[sealed_start:])
+    return Blob(head, raw[:sealed_start], raw[nonce_start:sealed_start], raw[sealed_start:])
 
 
 def parse_blob_head(raw: bytes) -> BlobHead:

@@ -30,7 +30,7 @@ from kmsfs.keystore.ports import Hsm, KeyKind, MetadataStore
 from kmsfs.keystore.rows import MaterialEntry, Snapshot, alias_values, key_values, material_values
 from kmsfs.keystore.transitions import Operation, next_state
 from kmsfs.keystore.uses import UseCounter
-from kmsfs.keystore.wrapping import open_sealed, seal
+from kmsfs.keystore.wrapping import open_blob, seal
 
 FAST_CALL_S = 0.001
 KEY_LABEL_PREFIX = "kmsfs:"
@@ -162,8 +162,7 @@ class RegionService:
             except KeyExhaustedError:
                 return self.seal(self._renew_material(key), operation, plaintext, context)
         nonce = random_bytes(suite.nonce_size)
-        sealed = seal(self.hsm, suite, material_id, entry.prefix, nonce, plaintext, context)
-        return entry.prefix + nonce + sealed, key.arn, material_id
+        return seal(self.hsm, entry, nonce, plaintext, context), key.arn, material_id
 
     def entry(self, material_id: MaterialId) -> MaterialEntry:
         """Return the key and material that a blob names, or raise KeyNotFoundError."""
@@ -182,9 +181,7 @@ class RegionService:
         if blob.head.suite is not material.suite:
             raise _not_authentic()
         try:
-            return open_sealed(
-                self.hsm, material.suite, material.material_id, entry.prefix, blob.nonce, blob.sealed, context
-            )
+            return open_blob(self.hsm, entry, blob, context)
         except IntegrityError:
             raise _not_authentic() from None
 

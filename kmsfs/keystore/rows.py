@@ -26,7 +26,7 @@ Values = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class MaterialEntry:
-    """What decrypting under a material needs: its key and the head that all its blobs begin with."""
+    """What using a material takes: its key, and the head, without nonce, that all its blobs begin with."""
 
     key: KeyMetadata
     material: Material
@@ -122,7 +122,9 @@ def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
     keys = [_key(values, region, account, materials) for values in by_table["keys"]]
     entries = {
         material.material_id: MaterialEntry(
-            key, material, head_prefix(BlobHead(material.suite, key.arn, material.material_id))
+            key,
+            material,
+            head_prefix(BlobHead(material.suite, key.arn, material.material_id)),
         )
         for key in keys
         for material in key.materials

@@ -188,7 +188,7 @@ class Keystore:
         except FormatError as error:
             raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
         encoded = _encoded(context)
-        service = self._fresh_service(region or _region_of(parsed.head.key_arn))
+        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
         entry = service.entry(parsed.head.material_id)
         key = entry.key
         if ref is not None and self._locate(ref, service.config.region)[1] != key.key_id:
@@ -271,6 +271,18 @@ class Keystore:
             return service, named.key_id
         return service, service.alias_target(str(named.alias))
 
+    def _region_of_blob(self, key_arn: KeyArn) -> RegionService:
+        """Return the region that a blob names: where to look, and nothing more."""
+        try:
+            region = _parse_reference(key_arn).region
+            if region is not None:
+                return self._fresh_service(check_region(region))
+        except RegionNotFoundError as error:
+            raise KeyNotFoundError(f"key {key_arn}: {error}", hint=error.hint) from error
+        except InvalidRequestError:
+            pass
+        raise InvalidCiphertextError("ciphertext blob names no key ARN")
+
     def _region_for(self, named: KeyReference, ref: str, region: str | None) -> str:
         if named.region is None:
             return self._region_or_only(region)
@@ -314,14 +326,3 @@ def _encoded(context: Mapping[str, str]) -> bytes:
         return encode_context(context)
     except FormatError as error:
         raise InvalidRequestError(str(error)) from error
-
-
-def _region_of(key_arn: KeyArn) -> str:
-    """Return the region that a blob names: where to look, and nothing more."""
-    try:
-        region = _parse_reference(key_arn).region
-    except InvalidRequestError:
-        region = None
-    if region is None:
-        raise InvalidCiphertextError("ciphertext blob names no key ARN")
-    return region

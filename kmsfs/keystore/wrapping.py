@@ -1,58 +1,52 @@
-"""How plaintext becomes the sealed part of a blob, for both suites.
+"""How plaintext becomes a blob and comes back, for both suites.
 
-The caller gives the head that it built itself (kmsfs.format.blob) and the encoded context; both are the AAD.
+The rule: the head that is authenticated is made of this keystore's own names (``MaterialEntry.prefix``). What a
+blob says of itself only has to agree with it.
 """
 
-import hashlib
 from typing import Final
 
 from kmsfs.crypto.aead import gcm_open, gcm_seal
 from kmsfs.crypto.entropy import NONCE_SIZE
-from kmsfs.format.blob import Suite
-from kmsfs.ids import MaterialId
+from kmsfs.errors import IntegrityError
+from kmsfs.format.blob import Blob, Suite
+from kmsfs.ids import KeyArn
 from kmsfs.keystore.ports import Hsm
+from kmsfs.keystore.rows import MaterialEntry
 
 KDF_LABEL: Final = b"kmsfs/v1/encrypt"
 KDF_NONCE_SIZE: Final = 16
 
 
-def seal(
-    hsm: Hsm,
-    suite: Suite,
-    material_id: MaterialId,
-    prefix: bytes,
-    nonce: bytes,
-    plaintext: bytes,
-    context: bytes,
-) -> bytes:
-    """Return ciphertext || tag."""
-    aad = prefix + nonce + context
-    if suite is Suite.HSM_GCM:
-        return hsm.encrypt_gcm(material_id, nonce, plaintext, aad)
-    return gcm_seal(_one_time_key(hsm, material_id, prefix, nonce), nonce[-NONCE_SIZE:], plaintext, aad)
+def seal(hsm: Hsm, entry: MaterialEntry, nonce: bytes, plaintext: bytes, context: bytes) -> bytes:
+    """Return the whole blob."""
+    head = entry.prefix + nonce
+    if entry.material.suite is Suite.HSM_GCM:
+        return head + hsm.encrypt_gcm(entry.material.material_id, nonce, plaintext, head + context)
+    return head + gcm_seal(_one_time_key(hsm, entry, nonce), nonce[-NONCE_SIZE:], plaintext, head + context)
 
 
-def open_sealed(
-    hsm: Hsm,
-    suite: Suite,
-    material_id: MaterialId,
-    prefix: bytes,
-    nonce: bytes,
-    sealed: bytes,
-    context: bytes,
-) -> bytes:
+def open_blob(hsm: Hsm, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
     """Return the plaintext, or raise IntegrityError."""
-    aad = prefix + nonce + context
-    if suite is Suite.HSM_GCM:
-        return hsm.decrypt_gcm(material_id, nonce, sealed, aad)
-    return gcm_open(_one_time_key(hsm, material_id, prefix, nonce), nonce[-NONCE_SIZE:], sealed, aad)
+    nonce = blob.nonce
+    head = entry.prefix + nonce
+    if entry.material.suite is Suite.HSM_GCM:
+        plaintext = hsm.decrypt_gcm(entry.material.material_id, nonce, blob.sealed, head + context)
+    else:
+        key = _one_time_key(hsm, entry, nonce)
+        plaintext = gcm_open(key, nonce[-NONCE_SIZE:], blob.sealed, head + context)
+    # A blob of another region's key failed above, by its tag. What is left is a genuine one whose own copy of
+    # the head was edited: nothing trusted that copy, but every bit of a blob shall count.
+    if blob.raw_head != head:
+        raise IntegrityError("ciphertext blob's head is not the one it was made with")
+    return plaintext
 
 
-def kdf_input(prefix: bytes, nonce: bytes) -> bytes:
+def kdf_input(key_arn: KeyArn, nonce: bytes) -> bytes:
     """Return the message whose HMAC is the one-time key: SP 800-108 counter mode, one block of 256 bits."""
-    bound = nonce[:KDF_NONCE_SIZE] + hashlib.sha256(prefix).digest()
-    return b"\x00\x00\x00\x01" + KDF_LABEL + b"\x00" + bound + b"\x00\x00\x01\x00"
+    context = nonce[:KDF_NONCE_SIZE] + key_arn.encode("ascii")
+    return b"\x00\x00\x00\x01" + KDF_LABEL + b"\x00" + context + b"\x00\x00\x01\x00"
 
 
-def _one_time_key(hsm: Hsm, material_id: MaterialId, prefix: bytes, nonce: bytes) -> bytes:
-    return hsm.hmac(material_id, kdf_input(prefix, nonce))
+def _one_time_key(hsm: Hsm, entry: MaterialEntry, nonce: bytes) -> bytes:
+    return hsm.hmac(entry.material.material_id, kdf_input(entry.key.arn, nonce))

@@ -1,12 +1,13 @@
 """The ciphertext blob: parsed or refused, and as docs/ciphertext-blob.md says."""
 
-import hashlib
 import hmac
 import re
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def blobs(draw: st.DrawFn) -> tuple[bytes, Blob]:
     size = head.suite.nonce_size
     nonce = draw(st.binary(min_size=size, max_size=size))
     sealed = draw(st.binary(min_size=TAG_SIZE + 1, max_size=80))
-    return head_prefix(head) + nonce + sealed, Blob(head, nonce, sealed)
+    return head_prefix(head) + nonce + sealed, Blob(head, head_prefix(head) + nonce, nonce, sealed)
 
 
 @given(blobs())
@@ -74,7 +75,8 @@ def test_a_changed_blob_rebuilds_to_its_bytes_or_is_refused(
         blob = parse_blob(bytes(raw))
     except FormatError:
         return
-    assert head_prefix(blob.head) + blob.nonce + blob.sealed == bytes(raw)
+    assert blob.raw_head == head_prefix(blob.head) + blob.nonce
+    assert blob.raw_head + blob.sealed == bytes(raw)
 
 
 @pytest.mark.parametrize("suite", Suite)
@@ -156,10 +158,13 @@ def test_worked_example_of_suite_1_opens() -> None:
 def test_worked_example_of_suite_2_opens() -> None:
     raw = worked_example(2)
     blob = parse_blob(raw)
-    prefix = raw[: -len(blob.sealed) - 28]
-    bound = blob.nonce[:16] + hashlib.sha256(prefix).digest()
+    bound = blob.nonce[:16] + ARN.encode()
     message = bytes.fromhex("00000001") + b"kmsfs/v1/encrypt\0" + bound + bytes.fromhex("00000100")
     one_time_key = hmac.digest(KEY_MATERIAL, message, "sha256")
+    kdf = KBKDFHMAC(
+        SHA256(), Mode.CounterMode, 32, 4, 4, CounterLocation.BeforeFixed, b"kmsfs/v1/encrypt", bound, None
+    )
+    assert kdf.derive(KEY_MATERIAL) == one_time_key
     assert one_time_key.hex() in PAGE
-    aad = prefix + blob.nonce + CONTEXT
+    aad = raw[: -len(blob.sealed)] + CONTEXT
     assert AESGCM(one_time_key).decrypt(blob.nonce[16:], blob.sealed, aad) == PLAINTEXT

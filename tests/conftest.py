@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from testkit.home import Home, make_home
 from testkit.leftovers import mounts_below, processes_naming
+from testkit.mounting import mounted, mounter, tree
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +50,6 @@ def home(_prepared_home: Home, tmp_path: Path) -> Home:
 def empty_home(tmp_path: Path) -> Home:
     """A home that nobody has used."""
     return Home(tmp_path / "empty-home")
+
+
+__all__ = ["mounted", "mounter", "tree"]

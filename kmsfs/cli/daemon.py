@@ -10,12 +10,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from kmsfs.cli.boundary import Failure, RemoteFailureError, describe, redacted_traceback
+from kmsfs.cli.processes import await_end, open_process
 from kmsfs.errors import KmsfsError, MountFailedError
+
+_END_LIMIT_S: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -114,20 +118,29 @@ def _leave_descriptors(keep: int) -> None:
 
 
 def _await_ready(reader: int, log: Path) -> None:
-    pid = None
+    process: int | None = None
     try:
         with os.fdopen(reader, "rb") as stream:
             for line in stream:
                 message = json.loads(line)
-                if "failed" in message:
-                    raise RemoteFailureError(Failure(**message["failed"]))
                 if "ready" in message:
                     return
-                pid = message["pid"]
+                if "failed" in message:
+                    _await_end(process)
+                    raise RemoteFailureError(Failure(**message["failed"]))
+                process = open_process(message["pid"])
+        raise MountFailedError(
+            "the mount's process ended before it served", hint=f"its last words may be in {log}"
+        )
     except KeyboardInterrupt:
-        if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+        if process is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+            _await_end(process)
         raise
-    raise MountFailedError(
-        "the mount's process ended before it served", hint=f"its last words may be in {log}"
-    )
+
+
+def _await_end(process: int | None) -> None:
+    """Leave no process behind; one that takes too long to log out of its token ends later."""
+    if process is not None:
+        await_end(process, _END_LIMIT_S)

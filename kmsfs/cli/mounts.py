@@ -8,7 +8,6 @@ import ctypes
 import errno
 import json
 import os
-import select
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -117,10 +116,11 @@ def _busy(mountpoint: str) -> MountBusyError:
 
 
 def users_of(mountpoint: str, *, limit: int = 5) -> list[str]:
-    """Name processes that have something below the mount open; only links in /proc are read."""
+    """Name other processes that have something below the mount open; only links in /proc are read."""
     found = []
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and _uses(process, mountpoint):
+        other = process.name.isdigit() and int(process.name) != os.getpid()
+        if other and _uses(process, mountpoint):
             found.append(f"{_name_of(process)} (pid {process.name})")
             if len(found) == limit:
                 break
@@ -147,21 +147,3 @@ def _name_of(process: Path) -> str:
         return (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return "a process"
-
-
-def open_process(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends; None if it has ended."""
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-
-
-def await_end(process: int, limit_s: float) -> bool:
-    """Wait for the process of ``open_process`` and close the descriptor; False if it did not end in time."""
-    try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        return bool(poll.poll(limit_s * 1000))
-    finally:
-        os.close(process)

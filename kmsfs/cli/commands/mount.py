@@ -1,5 +1,6 @@
 """``kmsfs mount``: serve a tree, in the background or in the foreground."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from kmsfs.cli.home import make_home, open_keystore
 from kmsfs.cli.mount_plan import KNOWN_OPTIONS, MountPlan, parse_options, plan_mount
 from kmsfs.cli.options import HELP_NAMES
 from kmsfs.cli.terminal import print_line
+
+_log = logging.getLogger(__name__)
 
 
 @click.command("mount", context_settings=HELP_NAMES)
@@ -32,28 +35,30 @@ def command(tree: Path, mountpoint: Path, options: tuple[str, ...], foreground: 
       kmsfs mount ~/tree /srv/clear -o ro,allow_other
     """
     plan = plan_mount(tree, mountpoint, parse_options(options))
+    home = make_home()  # now: a relative KMSFS_HOME means nothing once the daemon has left this directory
     if foreground:
         os.umask(0)
         logfile.log_to_stderr()
-        _serve(plan, lambda: print_line(f"mounted {plan.tree} on {plan.mountpoint}"))
+        _serve(home, plan, lambda: print_line(f"mounted {plan.tree} on {plan.mountpoint}"))
         return
-    log = logfile.log_path(make_home(), plan.tree, plan.mountpoint)
+    log = logfile.log_path(home, plan.tree, plan.mountpoint)
 
     def work(link: ParentLink) -> None:
         logfile.log_to_file(log)
-        _serve(plan, link.ready)
+        _serve(home, plan, link.ready)
 
     start_daemon(work, log=log)
     print_line(f"mounted {plan.tree} on {plan.mountpoint}")
 
 
-def _serve(plan: MountPlan, announce: Callable[[], None]) -> None:
+def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
     """Serve until unmounted. Threads and the PKCS#11 module start in here, after any fork."""
     hardening.harden_process()
     from kmsfs.fuse.session import MountOptions, serve
 
     def on_ready() -> None:
         hardening.forbid_inspection()
+        _log.info("serving as process %d", os.getpid())
         announce()
 
     chosen = MountOptions(
@@ -64,5 +69,6 @@ def _serve(plan: MountPlan, announce: Callable[[], None]) -> None:
         nosuid="nosuid" in plan.options,
         noexec="noexec" in plan.options,
     )
-    with open_keystore() as keystore:
+    with open_keystore(home) as keystore:
         serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)
+    _log.info("unmounted, everything is stored")

@@ -6,8 +6,9 @@ from typing import Final
 
 import click
 
-from kmsfs.cli.mounts import MountState, MountStatus, ask, await_end, detach, open_process
+from kmsfs.cli.mounts import MountState, MountStatus, ask, detach
 from kmsfs.cli.options import HELP_NAMES
+from kmsfs.cli.processes import await_end, open_process
 from kmsfs.cli.terminal import print_line
 from kmsfs.errors import MountBusyError, NotMountedError
 from kmsfs.storage.mountinfo import MountEntry, mount_at, read_mounts

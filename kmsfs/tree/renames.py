@@ -90,9 +90,9 @@ async def _rename(volume: Volume, source: Place, target: Place, flags: int) -> N
     if target.entry != target.encrypted and target.status is None:
         await trio.to_thread.run_sync(write_sidecar, target.fd, target.entry, target.encrypted)
     moves = _moves(volume, source, target, exchange=bool(flags & RENAME_EXCHANGE))
-    for move in moves:
-        await trio.to_thread.run_sync(move.announce)
     try:
+        for move in moves:
+            await trio.to_thread.run_sync(move.announce)
         if flags & RENAME_EXCHANGE:
             backing.rename(source.entry, source.fd, target.entry, target.fd, flags)
             _exchanged(source, target)
@@ -163,10 +163,12 @@ class Move:
             os.close(self._fd)
             raise
         self._old, self._new = old, new
+        self._announced = False
 
     def announce(self) -> None:
         """The record names both parents. Waits for the disk."""
         self._write(replace(self._record, parent=self._old, other_parent=self._new))
+        self._announced = True
 
     def finish(self) -> None:
         """The record names the new parent. Waits for the disk; on error the record with both stays, and reads."""
@@ -176,9 +178,11 @@ class Move:
             os.close(self._fd)
 
     def cancel(self) -> None:
-        """The record names the old parent again. Waits for the disk."""
+        """The record names the old parent again. Waits for the disk; on error the one with both stays, and reads."""
         try:
-            self._write(replace(self._record, parent=self._old, other_parent=NO_DIRECTORY))
+            if self._announced:
+                with contextlib.suppress(OSError):
+                    self._write(replace(self._record, parent=self._old, other_parent=NO_DIRECTORY))
         finally:
             os.close(self._fd)
 

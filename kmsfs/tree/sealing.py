@@ -100,12 +100,13 @@ class IdleFiles:
         if before:
             try:
                 await trio.to_thread.run_sync(syncfs, self._root_fd)
-                for file, version in before:
-                    if file in self._unsealed and file.version == version:
-                        self._advance(file)
             except OSError as error:
                 log.error("sealing failed: %s", os.strerror(error.errno or 0))
                 await trio.sleep(SEAL_DELAY_S)
+            else:
+                for file, version in before:
+                    if file in self._unsealed and file.version == version:
+                        self._try_to_advance(file)
         async with self._round_done:
             self._round_done.notify_all()
 
@@ -121,6 +122,13 @@ class IdleFiles:
             self._close(file)
         self._sealed.clear()
         self._unsealed.clear()
+
+    def _try_to_advance(self, file: OpenFile) -> None:
+        try:
+            self._advance(file)
+        except OSError as error:
+            assert file.header is not None  # noqa: S101 - a file without header is sealed
+            log.error("file %s: sealing failed: %s", file.header.file_id.hex(), os.strerror(error.errno or 0))
 
     def _advance(self, file: OpenFile) -> None:
         header = file.header

@@ -3,12 +3,14 @@
 pyfuse3 takes a trio.Lock and calls trio.lowlevel.wait_readable for every request: two checkpoints and an epoll
 call, which cost more than most requests. It finds trio through its module attribute (its own asyncio support replaces
 it there), so this module puts a thin stand-in there: as long as requests keep coming and no handler is suspended,
-they are taken one after the other. Every ``_BURST`` requests, and whenever nothing comes for ``_PATIENCE_MS``, the
+they are taken one after the other. It looks ``_LOOKS`` times, for some 0.1 ms, before it sleeps: waking a virtual
+core that has gone to sleep costs 35 microseconds and its caches. Every ``_BURST`` requests, and whenever nothing comes for ``_PATIENCE_MS``, the
 scheduler runs as usual.
 """
 
 from __future__ import annotations
 
+import os
 import select
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _BURST = 64
 _PATIENCE_MS = 1
+_LOOKS = 100
 
 
 class InFlight:
@@ -65,11 +68,22 @@ class _LowLevel:
             self._registered = fd
         if self._burst < _BURST:
             self._burst += 1
-            if self._poll.poll(0 if in_flight.count else _PATIENCE_MS):
+            if self._soon():
                 return
         self._burst = 0
         async with self._lock:
             await trio.lowlevel.wait_readable(fd)
+
+    def _soon(self) -> bool:
+        """Whether a request is there or comes soon. Does not sleep while a handler is suspended."""
+        poll = self._poll.poll
+        if in_flight.count:
+            return bool(poll(0))
+        for _ in range(_LOOKS):
+            if poll(0):
+                return True
+            os.sched_yield()
+        return bool(poll(_PATIENCE_MS))
 
 
 class _Trio:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from kmsfs.errors import IntegrityError
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
 from kmsfs.tree import recovery
@@ -81,6 +82,11 @@ class Files:
     def release(self, number: int) -> None:
         """Close a handle. No checkpoint."""
         self._let_go(self._handles.pop(number).file)
+
+    def release_all(self) -> None:
+        """Close the handles that a lazily detached mount leaves behind. No checkpoint."""
+        for number in list(self._handles):
+            self.release(number)
 
     def flush(self, number: int) -> None:
         """close(2) was called: the header on the store says the length. No checkpoint."""
@@ -194,6 +200,22 @@ class Files:
             if data is None:
                 raise AssertionError("a waiting read returns data")
         return data
+
+    def preview(self, number: int, limit: int) -> Buffer | None:
+        """All of a small file that nobody else has open, once for each time that the kernel gets to know the inode.
+
+        For the kernel's page cache. Only without another handle is there no dirty page that it could overwrite, and
+        no read under way. None if it is large, cold or damaged: then reading it says so. No checkpoint.
+        """
+        file = self._handles[number].file
+        inode = file.inode
+        if inode.previewed or file.handles != 1 or not 0 < file.size <= limit:
+            return None
+        inode.previewed = True
+        try:
+            return file.read(0, file.size, wait=False)
+        except IntegrityError:
+            return None
 
     def write(self, number: int, offset: int, data: Buffer) -> int:
         """Write plain bytes. No checkpoint."""

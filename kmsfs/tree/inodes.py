@@ -36,6 +36,7 @@ class Inode:
         "number",
         "parent",
         "path_fd",
+        "previewed",
     )
 
     def __init__(self, number: int, key: Key, kind: int) -> None:
@@ -49,6 +50,7 @@ class Inode:
         self.file: OpenFile | None = None
         self.directory: DirectoryRecord | None = None
         self.ghost: os.stat_result | None = None  # attributes since the last name went
+        self.previewed = False  # the kernel was given the content of this small file
         self.path_fd = -1  # holds on to an object whose remaining names are not known
 
     def is_directory(self) -> bool:

@@ -228,6 +228,8 @@ class Pkcs11Hsm:
 
     def _answers(self, object_id: bytes) -> bool:
         self.check_present()
+        if self._epoch != self._module.epoch:
+            return False
         try:
             return any(key[Attribute.ID] == object_id for key in _find(self._session, object_id))
         except pkcs11.PKCS11Error:
@@ -251,7 +253,10 @@ class Pkcs11Hsm:
             self._login()
         except (TokenNotFoundError, pkcs11.PKCS11Error):
             self._recover()  # the token may have come since the module was initialised
-            self._login()
+            try:
+                self._login()
+            except pkcs11.PKCS11Error as error:
+                raise self._failure(error) from error
 
     def _login(self) -> None:
         self._session = self._module.session(self._label, self._conf, self._pin)

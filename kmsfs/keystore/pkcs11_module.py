@@ -194,21 +194,28 @@ def init_softhsm_token(module: Pkcs11Module, conf: Path, label: str, *, so_pin: 
     """
     with module.lock:
         library = module.library(conf)
-        slots = library.get_slots(token_present=True)
-        free = [slot for slot in slots if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED]
-        if not free:
-            raise HsmUnavailableError(f"module {module.path} offers no free slot")
-        before = {token.serial for token in _tokens(library)}
-        raw = so_pin.encode()
-        code = ctypes.CDLL(str(module.path)).C_InitToken(
-            ctypes.c_ulong(free[0].slot_id), raw, ctypes.c_ulong(len(raw)), label.encode().ljust(32)
-        )
-        if code:
-            raise HsmUnavailableError(f"token {label} was not created (PKCS#11 error 0x{code:x})")
-        (token,) = [token for token in _tokens(library) if token.serial not in before]
-        session = token.open(rw=True, so_pin=so_pin)
-        session.init_pin(pin)
-        session.close()
+        try:
+            before = {token.serial for token in _tokens(library)}
+            _initialize_free_slot(module, library, label, so_pin)
+            (token,) = [token for token in _tokens(library) if token.serial not in before]
+            session = token.open(rw=True, so_pin=so_pin)
+            session.init_pin(pin)
+            session.close()
+        except pkcs11.PKCS11Error as error:
+            raise HsmUnavailableError(f"token {label} was not created: {reason(error)}") from error
+
+
+def _initialize_free_slot(module: Pkcs11Module, library: Any, label: str, so_pin: str) -> None:
+    slots = library.get_slots(token_present=True)
+    free = [slot for slot in slots if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED]
+    if not free:
+        raise HsmUnavailableError(f"module {module.path} offers no free slot")
+    raw = so_pin.encode()
+    code = ctypes.CDLL(str(module.path)).C_InitToken(
+        ctypes.c_ulong(free[0].slot_id), raw, ctypes.c_ulong(len(raw)), label.encode().ljust(32)
+    )
+    if code:
+        raise HsmUnavailableError(f"token {label} was not created (PKCS#11 error 0x{code:x})")
 
 
 def token_serial(module: Pkcs11Module, conf: Path, label: str) -> str | None:

@@ -1,0 +1,57 @@
+"""The table of states, and that docs/keystore.md shows the same."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from kmsfs.errors import KeyDisabledError, KeystoreError
+from kmsfs.keystore.model import KeyState
+from kmsfs.keystore.transitions import TRANSITIONS, Operation, next_state
+
+PAGE = Path(__file__).parents[3] / "docs" / "keystore.md"
+CELLS = list(itertools.product(KeyState, Operation))
+
+
+def test_the_table_is_total() -> None:
+    assert set(TRANSITIONS) == set(CELLS)
+
+
+@pytest.mark.parametrize(("state", "operation"), CELLS)
+def test_every_cell_allows_or_refuses_by_name(state: KeyState, operation: Operation) -> None:
+    outcome = TRANSITIONS[state, operation]
+    if isinstance(outcome, KeyState):
+        assert next_state(state, operation, "arn") is outcome
+        return
+    with pytest.raises(outcome, match="key arn is ") as caught:
+        next_state(state, operation, "arn")
+    assert isinstance(caught.value, KeystoreError)
+    assert bool(caught.value.hint) == (outcome is KeyDisabledError)
+
+
+def test_the_page_shows_the_table() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    names = {
+        "encrypt, decrypt, generate a data key": (
+            Operation.ENCRYPT,
+            Operation.DECRYPT,
+            Operation.GENERATE_DATA_KEY,
+        ),
+        "enable": (Operation.ENABLE,),
+        "disable": (Operation.DISABLE,),
+        "point an alias at it": (Operation.POINT_ALIAS,),
+    }
+    shown = {
+        (state, operation): cell.strip("`")
+        for row in rows
+        if row[0] in names
+        for operation in names[row[0]]
+        for state, cell in zip(KeyState, row[1:], strict=True)
+    }
+    assert set(shown) == set(CELLS)
+    for (state, operation), cell in shown.items():
+        outcome = TRANSITIONS[state, operation]
+        if isinstance(outcome, KeyState):
+            assert cell == (outcome.value if operation in (Operation.ENABLE, Operation.DISABLE) else "yes")
+        else:
+            assert cell == outcome.__name__

@@ -4,8 +4,8 @@ pyfuse3 takes a trio.Lock and calls trio.lowlevel.wait_readable for every reques
 call, which cost more than most requests. It finds trio through its module attribute (its own asyncio support replaces
 it there), so this module puts a thin stand-in there: as long as requests keep coming and no handler is suspended,
 they are taken one after the other. It looks ``_LOOKS`` times, for some 0.1 ms, before it sleeps: waking a virtual
-core that has gone to sleep costs 35 microseconds and its caches. Every ``_BURST`` requests, and whenever nothing comes for ``_PATIENCE_MS``, the
-scheduler runs as usual.
+core that has gone to sleep costs 35 microseconds and its caches. Every ``_BURST`` requests, and whenever nothing
+comes for ``_PATIENCE_MS``, the scheduler runs as usual.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def _invoke(command: click.Command, arguments: list[str]) -> int:
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
 
-def _report(error: BaseException) -> int:
+def _report(raised: BaseException) -> int:
+    error = only_cause(raised)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else ExitCode.FAILED
     if isinstance(error, BrokenPipeError):
@@ -74,7 +75,7 @@ def _report(error: BaseException) -> int:
         failure = describe(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _silence_stdout()
-    _say(failure, error)
+    _say(failure, raised)
     return failure.code
 
 
@@ -97,8 +98,16 @@ def _silence_stdout() -> None:
     os.close(devnull)
 
 
-def describe(error: BaseException) -> Failure:
+def only_cause(error: BaseException) -> BaseException:
+    """Return the one error that an exception group of trio's stands for, or the error itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def describe(raised: BaseException) -> Failure:
     """Say what an error means to the person who ran the command."""
+    error = only_cause(raised)
     if isinstance(error, RemoteFailureError):
         return error.failure
     if isinstance(error, KmsfsError):
@@ -140,5 +149,7 @@ def redacted_traceback(error: BaseException) -> str:
         message = f": {one_line(str(current))}" if isinstance(current, _SAFE_MESSAGES) else ""
         frames = "".join(traceback.format_tb(current.__traceback__))
         parts.append(f"{frames}{type(current).__name__}{message}")
+        if isinstance(current, BaseExceptionGroup):
+            parts.extend(redacted_traceback(member) for member in current.exceptions)
         current = current.__cause__ or current.__context__
     return "\ncaused by:\n".join(parts)

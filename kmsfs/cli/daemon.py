@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NoReturn
 
-from kmsfs.cli.boundary import Failure, RemoteFailureError, describe, redacted_traceback
+from kmsfs.cli.boundary import Failure, RemoteFailureError, describe, only_cause, redacted_traceback
 from kmsfs.cli.processes import await_end, open_process
 from kmsfs.errors import KmsfsError, MountFailedError
 
@@ -97,7 +97,7 @@ def _become_daemon(link: ParentLink, *, keep: int, work: Callable[[ParentLink], 
         failure = describe(error)
         link.failed(failure)
         _log.error("stopped: %s", failure.message)
-        if not isinstance(error, KmsfsError):
+        if not isinstance(only_cause(error), KmsfsError):
             _log.error("%s", redacted_traceback(error))
         raise SystemExit(failure.code) from None
     raise SystemExit(0)

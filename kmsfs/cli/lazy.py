@@ -38,6 +38,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
+class OrderedGroup(click.Group):
+    """An ordinary group that lists its commands in the order they are written in."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names as defined: create comes before what can be done to the created."""
+        return list(self.commands)
+
+
 def help_group(name: str, text: str) -> click.Group:
-    """Return an ordinary group for the module of one command group."""
-    return click.Group(name, help=text, context_settings={"help_option_names": ["-h", "--help"]})
+    """Return the group for the module of one command group."""
+    return OrderedGroup(name, help=text, context_settings={"help_option_names": ["-h", "--help"]})

@@ -33,6 +33,12 @@ def failing(error: BaseException) -> click.Command:
         ),
         (OSError(28, "No space left on device"), 1, "kmsfs: no space left on device\n"),
         (RemoteFailureError(Failure("from afar", "go there", 33)), 33, "kmsfs: from afar\nhint: go there\n"),
+        (
+            BaseExceptionGroup("x", [ExceptionGroup("y", [KeyDisabledError("in groups")])]),
+            5,
+            "kmsfs: in groups\n",
+        ),
+        (BaseExceptionGroup("x", [KeyboardInterrupt()]), 130, "kmsfs: interrupted\n"),
         (KeyboardInterrupt(), 130, "kmsfs: interrupted\n"),
         (SystemExit(7), 7, ""),
     ],

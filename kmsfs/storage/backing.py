@@ -113,3 +113,19 @@ def is_memory_backed(fd: int) -> bool:
     if _libc.fstatfs(fd, buffer) != 0:
         return False
     return ctypes.c_long.from_buffer(buffer).value in _TMPFS_MAGICS
+
+
+class TimesKept:
+    """Context manager: restore atime and mtime of a descriptor."""
+
+    __slots__ = ("_fd", "_times")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        status = os.fstat(self._fd)
+        self._times = (status.st_atime_ns, status.st_mtime_ns)
+
+    def __exit__(self, *_: object) -> None:
+        os.utime(self._fd, ns=self._times)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from kmsfs.errors import FormatError, IntegrityError
 from kmsfs.format.directory import NO_DIRECTORY, RECORD_SIZE, DirectoryRecord
 from kmsfs.ids import DirId
 from kmsfs.storage import backing, durable
+from kmsfs.storage.lending import lent
 
 if TYPE_CHECKING:
     from kmsfs.tree.inodes import Inode
@@ -105,7 +107,8 @@ class Directories:
     def read_record(self, dir_fd: int, parent: DirId) -> DirectoryRecord:
         """Read and authenticate the record in an open directory."""
         try:
-            raw = backing.read_small(RECORD_NAME, dir_fd, RECORD_SIZE)
+            with lent(dir_fd, stat.S_IXUSR):
+                raw = backing.read_small(RECORD_NAME, dir_fd, RECORD_SIZE)
         except FileNotFoundError:
             raise IntegrityError(
                 "a directory has lost its record", hint="restore .kmsfs.dir from a backup"
@@ -122,8 +125,12 @@ class Directories:
         durable.sync_directory(dir_fd)
 
     def replace_record(self, dir_fd: int, record: DirectoryRecord) -> None:
-        """Replace the record of a directory, durably. Waits for the disk."""
-        durable.replace(RECORD_NAME, dir_fd, self._keys.seal_directory(record))
+        """Replace the record of a directory, durably; its times stay. Waits for the disk."""
+        status = os.fstat(dir_fd)
+        with lent(dir_fd, stat.S_IRWXU):
+            durable.replace(RECORD_NAME, dir_fd, self._keys.seal_directory(record))
+        with contextlib.suppress(PermissionError):  # not the owner
+            os.utime(backing.proc_path(dir_fd), ns=(status.st_atime_ns, status.st_mtime_ns))
 
     # --- names --------------------------------------------------------------------------------------
 
@@ -180,7 +187,8 @@ class Directories:
 
     def is_empty(self, dir_fd: int) -> bool:
         """Whether a directory holds nothing but its record and leftovers. ``dir_fd`` may be O_PATH."""
-        fd = backing.open_listing(b".", dir_fd)
+        with lent(dir_fd, stat.S_IRUSR | stat.S_IXUSR):
+            fd = backing.open_listing(b".", dir_fd)
         try:
             names = set(map(os.fsencode, os.listdir(fd)))
         finally:
@@ -189,7 +197,16 @@ class Directories:
 
     def purge(self, name: bytes, parent_fd: int) -> None:
         """Remove an empty directory that nobody sees any more: record, leftovers, directory."""
-        fd = backing.open_listing(name, parent_fd)
+        path_fd = backing.open_directory(name, parent_fd)
+        try:
+            with lent(path_fd, stat.S_IRWXU):
+                self._empty(path_fd)
+        finally:
+            os.close(path_fd)
+        os.rmdir(name, dir_fd=parent_fd)
+
+    def _empty(self, path_fd: int) -> None:
+        fd = backing.open_listing(b".", path_fd)
         try:
             for entry in map(os.fsencode, os.listdir(fd)):
                 if entry.startswith(durable.TEMPORARY_PREFIX):
@@ -198,7 +215,6 @@ class Directories:
                     os.unlink(entry, dir_fd=fd)
         finally:
             os.close(fd)
-        os.rmdir(name, dir_fd=parent_fd)
 
     def _remove_leftover(self, name: bytes, dir_fd: int) -> None:
         try:

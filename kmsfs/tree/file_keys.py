@@ -100,8 +100,8 @@ class FileKeys:
                     f"file {header.file_id.hex()}: a slot of its header does not open ({error})"
                 )
                 continue
-            except KmsfsError as error:
-                problem = problem or error
+            except KmsfsError as error:  # tells more than damage does: the HSM may have opened it
+                problem = error if problem is None or isinstance(problem, IntegrityError) else problem
                 continue
             cached = self._cache.peek(blob, context)
             if cached is None:

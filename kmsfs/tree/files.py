@@ -13,6 +13,7 @@ import trio
 from kmsfs.errors import IntegrityError
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
+from kmsfs.storage.lending import lent
 from kmsfs.tree import recovery
 from kmsfs.tree.open_file import Buffer, OpenFile
 
@@ -109,6 +110,8 @@ class Files:
         try:
             if file.header is not None:
                 self._volume.file_keys.check_slots(file.header)
+            if write and file.header is not None and file.header.read_only_flags:
+                raise OSError(errno.EROFS, "file has a feature that this version can only read")
             if write and not file.writable:
                 self._upgrade(file)
             if write and file.header is None:
@@ -155,9 +158,9 @@ class Files:
                 if inode.file is not None:  # somebody else was faster
                     os.close(fd)
                     return inode.file
+                if opened.header.read_only_flags:
+                    file.writable = False  # nor is it ever sealed or mended
                 recovery.adopt(file, opened, os.fstat(fd).st_size)
-                if opened.header.read_only_flags and write:
-                    raise OSError(errno.EROFS, "file has a feature that this version can only read")
         except BaseException:
             os.close(fd)
             raise
@@ -176,11 +179,24 @@ class Files:
         noatime = self._volume.options.noatime
         if not self._volume.options.read_only:
             try:
-                return backing.open_regular(name, dir_fd, write=True, noatime=noatime), True
+                return self._open_at(name, dir_fd, write=True, noatime=noatime), True
             except OSError as error:
                 if write or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
                     raise
-        return backing.open_regular(name, dir_fd, write=False, noatime=noatime), False
+        return self._open_at(name, dir_fd, write=False, noatime=noatime), False
+
+    @staticmethod
+    def _open_at(name: bytes, dir_fd: int, *, write: bool, noatime: bool) -> int:
+        """Whoever may only write needs the header read, too; the kernel has checked what the program may do."""
+        try:
+            return backing.open_regular(name, dir_fd, write=write, noatime=noatime)
+        except PermissionError:
+            path_fd = backing.open_path(name, dir_fd)
+            try:
+                with lent(path_fd, stat.S_IRUSR | (stat.S_IWUSR if write else 0)):
+                    return backing.open_regular(name, dir_fd, write=write, noatime=noatime)
+            finally:
+                os.close(path_fd)
 
     def _upgrade(self, file: OpenFile) -> None:
         fd, _ = self._open_backing(file.inode, write=True)
@@ -254,7 +270,9 @@ class Files:
         if size < file.size:
             # No write of this file can come in between: the kernel holds its inode lock during a truncation.
             if file.begin_shrink(size):
+                generation = file.generation
                 await trio.to_thread.run_sync(os.fdatasync, file.fd)
+                file.note_durable(generation)
                 file.may_be_clean = False
             file.finish_shrink(size)
         else:
@@ -266,8 +284,9 @@ class Files:
         if not file.writable:
             return
         file.note_length()
-        version = file.version
+        version, generation = file.version, file.generation
         await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, file.fd)
+        file.note_durable(generation)
         if (
             file.version == version
             and file.header is not None

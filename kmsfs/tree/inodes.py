@@ -25,6 +25,7 @@ class Inode:
     """One object of the tree. ``parent`` and ``name`` (of the backing entry) are its latest known place."""
 
     __slots__ = (
+        "bare",
         "directory",
         "file",
         "ghost",
@@ -50,6 +51,7 @@ class Inode:
         self.file: OpenFile | None = None
         self.directory: DirectoryRecord | None = None
         self.ghost: os.stat_result | None = None  # attributes since the last name went
+        self.bare = False  # known to have no extended attributes at all
         self.previewed = False  # the kernel was given the content of this small file
         self.path_fd = -1  # holds on to an object whose remaining names are not known
 

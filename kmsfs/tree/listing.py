@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from kmsfs.storage import backing
+from kmsfs.storage.lending import lent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,33 +25,44 @@ class Listing:
         self._volume = volume
         self.inode = inode
         self._entries: list[bytes] = []
-        self._fd = backing.open_listing(b".", volume.directories.fd(inode))
+        self._fd = -1  # a removed directory lists nothing
+        if inode.ghost is None:
+            path_fd = volume.directories.fd(inode)
+            with lent(path_fd, stat.S_IRUSR | stat.S_IXUSR):
+                self._fd = backing.open_listing(b".", path_fd)
 
     async def rewind(self) -> None:
         """Take a new snapshot."""
+        if self._fd < 0:
+            return
         names = await self._volume.on_disk(os.listdir, self._fd)
         self._entries = [os.fsencode(name) for name in names]
 
     def entries(self, start: int) -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:
         """(next position, clear name, backing entry, attributes) of what is there, from position ``start``."""
+        if start >= len(self._entries):
+            return
         directories = self._volume.directories
         record = directories.record(self.inode)
         fd = self._fd
-        for position in range(start, len(self._entries)):
-            entry = self._entries[position]
-            name = directories.clear_name(fd, record, entry)
-            if name is None:
-                continue
-            try:
-                status = os.stat(entry, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            yield position + 1, name, entry, status
+        with lent(fd, stat.S_IXUSR):
+            for position in range(start, len(self._entries)):
+                entry = self._entries[position]
+                name = directories.clear_name(fd, record, entry)
+                if name is None:
+                    continue
+                try:
+                    status = os.stat(entry, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield position + 1, name, entry, status
 
     def sync(self) -> None:
         """Make the directory's entries durable. Waits for the disk."""
-        os.fsync(self._fd)
+        if self._fd >= 0:
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """closedir(3)."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)

@@ -84,7 +84,14 @@ class Namespace:
         entry = await self._announce(parent, name)
         stored = await symlinks.seal(self._volume, target, random_bytes(NONCE_SIZE))
         with self._unless_failed(parent, entry):
-            os.symlink(stored, entry, dir_fd=self._directories.fd(parent))
+            try:
+                os.symlink(stored, entry, dir_fd=self._directories.fd(parent))
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                # XFS takes 1,023 bytes.
+                stored = await symlinks.seal_beside(self._volume, target, random_bytes(NONCE_SIZE))
+                os.symlink(stored, entry, dir_fd=self._directories.fd(parent))
         self._own(parent, entry, stat.S_IFLNK, caller)
         return self.known(parent, entry, self._status(parent, entry))
 

@@ -17,7 +17,7 @@ from kmsfs.format import layout
 from kmsfs.format.header import MAX_CHUNK_WRITES, MAX_EXTENTS, SUITE_GCM, FileHeader
 from kmsfs.format.holes import Extents
 from kmsfs.format.layout import CHUNK_OVERHEAD, HEADER_COPY_SIZE
-from kmsfs.storage.backing import ShortWriteError, write_all
+from kmsfs.storage.backing import ShortWriteError, TimesKept, write_all
 
 if TYPE_CHECKING:
     from kmsfs.envelope.content import ChunkCipher
@@ -38,6 +38,7 @@ class OpenFile:
         "chunk_writes",
         "cipher",
         "copies_agree",
+        "durable_copy",
         "fd",
         "handles",
         "header",
@@ -70,6 +71,7 @@ class OpenFile:
         self.holes = Extents()
         self.chunk_writes = 0
         self.newest_copy = 0
+        self.durable_copy: int | None = None  # the copy that a power cut leaves: never written over
         self.copies_agree = True
         self.may_be_clean = False  # a shrink must make a dirty header durable first
         self.tail_damaged = False
@@ -80,6 +82,7 @@ class OpenFile:
         header = opened.header
         self.header, self.keys, self.cipher = header, opened.keys, opened.keys.cipher
         self.newest_copy, self.copies_agree = opened.newest_copy, opened.copies_agree
+        self.durable_copy = opened.newest_copy
         self.may_be_clean = opened.may_be_clean
         self.holes = Extents(header.holes)
         self.chunk_writes = header.chunk_writes
@@ -337,7 +340,7 @@ class OpenFile:
     # --- header ----------------------------------------------------------------------------------------
 
     def put_header(self, *, dirty: bool, sealed_length: int) -> None:
-        """Write the next generation over the older copy. Says nothing about durability."""
+        """Write the next generation, never over the copy that is known to be durable. Makes nothing durable."""
         assert self.header is not None and self.keys is not None  # noqa: S101, PT018 - callers made them
         header = next_header(
             self.header,
@@ -346,10 +349,20 @@ class OpenFile:
             chunk_writes=self.chunk_writes + (WRITE_RESERVE if dirty else 0),
             holes=tuple(self.holes.coarsened(MAX_EXTENTS)) if self.holes else (),
         )
-        target = 1 - self.newest_copy
+        target = 1 - (self.newest_copy if self.durable_copy is None else self.durable_copy)
         write_all(self.fd, seal_header(header, self.keys), target * HEADER_COPY_SIZE)
         self.header, self.newest_copy, self.copies_agree = header, target, False
         self.may_be_clean |= not dirty
+
+    def note_durable(self, generation: int) -> None:
+        """A sync began when the header had ``generation``, and has ended."""
+        if self.header is not None and self.header.generation == generation:
+            self.durable_copy = self.newest_copy
+
+    @property
+    def generation(self) -> int:
+        """Generation of the newest header copy; 0 before there is one."""
+        return self.header.generation if self.header is not None else 0
 
     def put_other_copy(self) -> None:
         """Write the newest header over the other copy; the newest must be durable."""
@@ -363,27 +376,11 @@ class OpenFile:
             with self.times_kept():
                 self.put_header(dirty=True, sealed_length=self.size)
 
-    def times_kept(self) -> _TimesKept:
+    def times_kept(self) -> TimesKept:
         """For header writes that the user must not see as a modification."""
-        return _TimesKept(self.fd)
+        return TimesKept(self.fd)
 
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self.fd)
         self.fd = -1
-
-
-class _TimesKept:
-    """Context manager: restore atime and mtime of a descriptor."""
-
-    __slots__ = ("_fd", "_times")
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __enter__(self) -> None:
-        status = os.fstat(self._fd)
-        self._times = (status.st_atime_ns, status.st_mtime_ns)
-
-    def __exit__(self, *_: object) -> None:
-        os.utime(self._fd, ns=self._times)

@@ -96,7 +96,7 @@ class IdleFiles:
 
     async def round(self) -> None:
         """One syncfs, then one header copy for each file that was idle all the while."""
-        before = [(file, file.version) for file in self._unsealed]
+        before = [(file, file.version, file.generation) for file in self._unsealed]
         if before:
             try:
                 await trio.to_thread.run_sync(syncfs, self._root_fd)
@@ -104,7 +104,8 @@ class IdleFiles:
                 log.error("sealing failed: %s", os.strerror(error.errno or 0))
                 await trio.sleep(SEAL_DELAY_S)
             else:
-                for file, version in before:
+                for file, version, generation in before:
+                    file.note_durable(generation)
                     if file in self._unsealed and file.version == version:
                         self._try_to_advance(file)
         async with self._round_done:

@@ -133,7 +133,8 @@ def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> TreeKey
 
 def lock_tree(root_fd: int, path: Path, *, shared: bool) -> int:
     """Hold the tree: alone for a read-write mount, with others for read-only ones. Returns the holding fd."""
-    fd = os.open(SUPERBLOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+    # The root itself, not the superblock: that is replaced as a whole when a slot is added.
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:

@@ -36,6 +36,11 @@ async def seal(volume: Volume, target: bytes, nonce: bytes) -> bytes:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if len(target) <= MAX_INLINE_TARGET:
         return b64(volume.keys.seal_target(target, nonce))
+    return await seal_beside(volume, target, nonce)
+
+
+async def seal_beside(volume: Volume, target: bytes, nonce: bytes) -> bytes:
+    """What the backing symlink is to hold when it is too short for the target: the target is put beside it."""
     link_id = random_bytes(LINK_ID_SIZE)
     sealed = volume.keys.seal_target(target, nonce, link_id)
     await trio.to_thread.run_sync(partial(_put_link_file, volume.root_fd, b64(link_id), sealed))

@@ -62,6 +62,7 @@ class Tree:
 
     async def close(self) -> None:
         """Seal what is open and give everything back."""
+        self.files.release_all()
         await self.volume.close()
         os.close(self._lock_fd)
 

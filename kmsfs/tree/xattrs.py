@@ -14,6 +14,7 @@ from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
 from kmsfs.envelope.file_key import newest_unverified
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
+from kmsfs.storage.lending import lent
 from kmsfs.tree.attributes import open_path
 
 if TYPE_CHECKING:
@@ -36,13 +37,16 @@ class Xattrs:
 
     def get(self, inode: Inode, name: bytes) -> bytes:
         """getxattr(2). ENODATA if there is none. No checkpoint."""
+        if inode.bare:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         with _Object(self._volume, inode) as at:
+            # Most objects have none, and most questions are the kernel's, for ACLs and security.capability.
+            stored = os.listxattr(at.path)
+            inode.bare = not stored
             if name in _ACLS:
                 return os.getxattr(at.path, name)
             self._check(inode, name)
-            # Most objects have none, and most questions are the kernel's for security.capability.
-            stored = [entry for entry in os.listxattr(at.path) if ".kmsfs." in entry]
-            owner = self._owner(inode, at) if stored else None
+            owner = self._owner(inode, at) if any(".kmsfs." in entry for entry in stored) else None
             if owner is None:
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
             backing_name = self._volume.keys.xattr_name(name, owner)
@@ -68,6 +72,7 @@ class Xattrs:
             self._check(inode, name)
             if name.startswith(OWN_PREFIX):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        inode.bare = False
         with _Object(self._volume, inode) as at:
             if name in _ACLS:
                 os.setxattr(at.path, name, value)
@@ -97,7 +102,9 @@ class Xattrs:
 
     def _check(self, inode: Inode, name: bytes) -> None:
         namespace, _, rest = name.partition(b".")
-        if namespace not in _NAMESPACES or not rest or inode.kind not in (stat.S_IFREG, stat.S_IFDIR):
+        if namespace in _NAMESPACES and not rest:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if namespace not in _NAMESPACES or inode.kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if len(name) > _MAX_NAME:
             raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
@@ -110,7 +117,8 @@ class Xattrs:
             return None
         if inode.file is not None:
             return inode.file.header.file_id if inode.file.header is not None else None
-        fd = os.open(at.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with lent(at.fd, stat.S_IRUSR):
+            fd = os.open(at.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             raw = os.pread(fd, HEADER_SIZE, 0)
         finally:
@@ -121,15 +129,15 @@ class Xattrs:
 class _Object:
     """Context manager: a path that names exactly the inode's backing object."""
 
-    __slots__ = ("_fd", "_inode", "_volume", "path")
+    __slots__ = ("_inode", "_volume", "fd", "path")
 
     def __init__(self, volume: Volume, inode: Inode) -> None:
         self._volume, self._inode = volume, inode
 
     def __enter__(self) -> _Object:
-        self._fd = open_path(self._volume, self._inode)
-        self.path = backing.proc_path(self._fd)
+        self.fd = open_path(self._volume, self._inode)
+        self.path = backing.proc_path(self.fd)
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        os.close(self.fd)

@@ -42,6 +42,11 @@ _STALE_ERRORS: Final = (
     pkcs11.OperationActive,
     pkcs11.DeviceError,
 )
+_BAD_INPUT_ERRORS: Final = (  # of a decryption whose tag is wrong, or that is too short
+    pkcs11.GeneralError,
+    pkcs11.EncryptedDataInvalid,
+    pkcs11.EncryptedDataLenRange,
+)
 _GENERATE: Final = {
     KeyKind.AES: (KeyType.AES, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT),
     KeyKind.HMAC: (KeyType.GENERIC_SECRET, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN),
@@ -107,7 +112,7 @@ class Pkcs11Hsm:
             object_id,
             KeyKind.AES,
             lambda key: key.decrypt(sealed, mechanism=Mechanism.AES_GCM, mechanism_param=param),
-            refusal=IntegrityError,
+            bad_input=IntegrityError,
         )
 
     def hmac(self, object_id: bytes, message: bytes) -> bytes:
@@ -170,19 +175,19 @@ class Pkcs11Hsm:
         object_id: bytes,
         kind: KeyKind,
         use: Callable[[Any], bytes],
-        refusal: type[KmsfsError] = HsmUnavailableError,
+        bad_input: type[KmsfsError] = HsmUnavailableError,
     ) -> bytes:
         self.calls += 1
         with self._module.lock:
             try:
                 return use(self._key(object_id, kind))
             except pkcs11.PKCS11Error as error:
-                self._judge(error, object_id, refusal)
+                self._judge(error, object_id, bad_input)
             self._recover()
             try:
                 return use(self._key(object_id, kind))
             except pkcs11.PKCS11Error as error:
-                self._judge(error, object_id, refusal)
+                self._judge(error, object_id, bad_input)
                 raise self._failure(error) from error
 
     def _with_session(self, use: Callable[[Any], Any], *, retry: bool = True) -> Any:
@@ -209,24 +214,19 @@ class Pkcs11Hsm:
             )
         return HsmUnavailableError(f"token {self._label}: {reason(error)}", hint="try again")
 
-    def _judge(self, error: Exception, object_id: bytes, refusal: type[KmsfsError]) -> None:
-        """Raise if the session lives, so that the failure is about this key or this input; else return.
-
-        SoftHSM reports a bad tag and a dead token alike (GeneralError): asking for the key tells them apart.
-        """
+    def _judge(self, error: Exception, object_id: bytes, bad_input: type[KmsfsError]) -> None:
+        """Raise if the token lives, so that the failure is about this key or this input; else return."""
         if isinstance(error, _STALE_ERRORS):
             return
         if isinstance(error, pkcs11.NoSuchKey):
-            if self._answers(self._anchor):
+            if self._holds(self._anchor):
                 raise KeyNotFoundError(
                     f"key material {object_id.hex()} is not in token {self._label}"
                 ) from error
-        elif self._answers(object_id):
-            if refusal is IntegrityError:
-                raise IntegrityError("authentication tag does not verify") from error
-            raise refusal(f"token {self._label}: {reason(error)}") from error
+        elif isinstance(error, _BAD_INPUT_ERRORS) and self._holds(object_id) and self._works():
+            raise bad_input("authentication tag does not verify") from error
 
-    def _answers(self, object_id: bytes) -> bool:
+    def _holds(self, object_id: bytes) -> bool:
         self.check_present()
         if self._epoch != self._module.epoch:
             return False
@@ -234,6 +234,18 @@ class Pkcs11Hsm:
             return any(key[Attribute.ID] == object_id for key in _find(self._session, object_id))
         except pkcs11.PKCS11Error:
             return False
+
+    def _works(self) -> bool:
+        """Return whether an operation that cannot fail by its input succeeds.
+
+        SoftHSM reports a bad tag and a dead token alike (GeneralError): this tells them apart.
+        """
+        self.calls += 1
+        try:
+            self._key(self._anchor, KeyKind.HMAC).sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)
+        except pkcs11.PKCS11Error:
+            return False
+        return True
 
     def _recover(self) -> None:
         """Start the module afresh: after a token's absence its sessions and handles stay broken."""

@@ -6,7 +6,9 @@
  *   slow      an HMAC takes 3 ms
  *   broken    every cryptographic operation fails with CKR_DEVICE_ERROR
  *   fails     every cryptographic operation fails with CKR_FUNCTION_FAILED
+ *   confused  every cryptographic operation fails with CKR_GENERAL_ERROR, which SoftHSM also says of a bad tag
  *   gone      there are no slots
+ *   removed   there are no slots, and every operation and search fails with CKR_DEVICE_REMOVED
  *
  * After kmsfs_shim_die() it is broken until it is initialised again.
  */
@@ -16,8 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { INITIALIZE = 0, GET_SLOT_LIST = 4, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, SIGN_INIT = 42, FUNCTIONS = 68 };
-enum { OK = 0, DEVICE_ERROR = 0x30, FUNCTION_FAILED = 0x6, MECHANISM_INVALID = 0x70, AES_GCM = 0x1087, SHA256_HMAC = 0x251 };
+enum { INITIALIZE = 0, GET_SLOT_LIST = 4, FIND_OBJECTS_INIT = 26, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, SIGN_INIT = 42, FUNCTIONS = 68 };
+enum { OK = 0, DEVICE_ERROR = 0x30, FUNCTION_FAILED = 0x6, GENERAL_ERROR = 0x5, DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, AES_GCM = 0x1087, SHA256_HMAC = 0x251 };
 
 typedef unsigned long ulong;
 typedef struct { ulong type; void *parameter; ulong length; } mechanism;
@@ -33,6 +35,8 @@ static int told(const char *word) {
 }
 
 static ulong trouble(void) {
+    if (told("removed")) return DEVICE_REMOVED;
+    if (told("confused")) return GENERAL_ERROR;
     if (told("fails")) return FUNCTION_FAILED;
     if (told("broken") || dead) return DEVICE_ERROR;
     return OK;
@@ -44,8 +48,13 @@ static ulong initialize(void *arguments) {
 }
 
 static ulong get_slot_list(unsigned char present, ulong *list, ulong *count) {
-    if (told("gone")) { *count = 0; return OK; }
+    if (told("gone") || told("removed")) { *count = 0; return OK; }
     return ((ulong (*)(unsigned char, ulong *, ulong *))real.function[GET_SLOT_LIST])(present, list, count);
+}
+
+static ulong find_objects_init(ulong session, void *template, ulong count) {
+    if (told("removed")) return DEVICE_REMOVED;
+    return ((ulong (*)(ulong, void *, ulong))real.function[FIND_OBJECTS_INIT])(session, template, count);
 }
 
 static ulong start(int function, ulong session, mechanism *how, ulong key) {
@@ -89,6 +98,7 @@ ulong C_GetFunctionList(function_list **list) {
     own = real;
     own.function[INITIALIZE] = initialize;
     own.function[GET_SLOT_LIST] = get_slot_list;
+    own.function[FIND_OBJECTS_INIT] = find_objects_init;
     own.function[ENCRYPT_INIT] = encrypt_init;
     own.function[DECRYPT_INIT] = decrypt_init;
     own.function[SIGN_INIT] = sign_init;

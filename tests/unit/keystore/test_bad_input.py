@@ -14,6 +14,7 @@ from pathlib import Path
 import pkcs11
 import pytest
 from pkcs11 import Attribute, KeyType, MechanismFlag
+from testkit.tokens import make_token
 
 from kmsfs.errors import (
     HsmUnavailableError,
@@ -428,7 +429,7 @@ def test_a_module_of_ones_own(odd: tuple[Keystore, pytest.MonkeyPatch]) -> None:
     assert all(finding.ok for finding in keystore.check())
 
 
-@pytest.mark.parametrize("how", ["broken", "fails"])
+@pytest.mark.parametrize("how", ["broken", "fails", "confused"])
 def test_a_module_that_fails_for_a_while(odd: tuple[Keystore, pytest.MonkeyPatch], how: str) -> None:
     keystore, patch = odd
     made = keystore.generate_data_key("alias/main", {})
@@ -437,6 +438,7 @@ def test_a_module_that_fails_for_a_while(odd: tuple[Keystore, pytest.MonkeyPatch
     for use in (
         lambda: keystore.generate_data_key("alias/main", {}),
         lambda: keystore.encrypt("alias/main", b"x", {}),
+        lambda: keystore.decrypt(made.blob, {}),
     ):
         with pytest.raises(HsmUnavailableError):
             use()
@@ -463,6 +465,38 @@ def test_a_token_of_ones_own_that_goes_away(odd: tuple[Keystore, pytest.MonkeyPa
     patch.delenv("KMSFS_SHIM")
     patch.setattr(pkcs11_hsm, "RECOVERY_INTERVAL_S", 0.0)
     assert keystore.decrypt(made.blob, {}).plaintext == made.plaintext
+
+
+def test_a_token_that_goes_away_while_nobody_looks(odd: tuple[Keystore, pytest.MonkeyPatch]) -> None:
+    keystore, patch = odd
+    made = keystore.generate_data_key("alias/main", {})
+    patch.setenv("KMSFS_SHIM", "removed")
+    with pytest.raises(TokenNotFoundError):
+        keystore.decrypt(made.blob, {})
+    with pytest.raises(TokenNotFoundError):
+        keystore._service(US).hsm.list_keys()
+    patch.delenv("KMSFS_SHIM")
+    patch.setattr(pkcs11_hsm, "RECOVERY_INTERVAL_S", 0.0)
+    assert keystore.decrypt(made.blob, {}).plaintext == made.plaintext
+
+
+def test_a_module_whose_configuration_is_gone(
+    odd: tuple[Keystore, pytest.MonkeyPatch], own_token: Path
+) -> None:
+    keystore, _ = odd
+    own_token.with_name("softhsm2.conf").unlink()
+    with Keystore.open(keystore.home) as fresh:
+        keystore.close()
+        with pytest.raises((HsmUnavailableError, TokenNotFoundError)):
+            fresh.list_keys()
+
+
+def test_two_tokens_of_one_label(odd: tuple[Keystore, pytest.MonkeyPatch], own_token: Path) -> None:
+    keystore, _ = odd
+    keystore.close()
+    make_token(own_token.with_name("softhsm2.conf"), "own")
+    with pytest.raises(TokenNotFoundError, match="2 tokens labelled 'own'"):
+        keystore.list_keys()
 
 
 def test_a_slow_module_is_not_called_fast(odd: tuple[Keystore, pytest.MonkeyPatch]) -> None:

@@ -26,7 +26,7 @@ def work(number):
     blobs = []
     pools = [DataKeyPool(keystore, keystore.resolve("alias/main", region=r).arn, b"t" * 16) for r in REGIONS]
     try:
-        for step in range(150):
+        for step in range(400):
             region = choice.choice(REGIONS)
             match choice.randrange(9):
                 case 0 if step % 5 == 0:

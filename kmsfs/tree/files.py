@@ -104,11 +104,12 @@ class Files:
         """The open file of an inode, with one more handle counted."""
         if write and self._volume.options.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        file = inode.file or await self._load(inode, write=write)
+        cached = inode.file
+        file = cached or await self._load(inode, write=write)
         self._volume.idle.take(file)
         file.handles += 1
         try:
-            if file.header is not None:
+            if cached and file.header is not None:
                 self._volume.file_keys.check_slots(file.header)
             if write and file.header is not None and file.header.read_only_flags:
                 raise OSError(errno.EROFS, "file has a feature that this version can only read")
@@ -179,24 +180,25 @@ class Files:
         noatime = self._volume.options.noatime
         if not self._volume.options.read_only:
             try:
-                return self._open_at(name, dir_fd, write=True, noatime=noatime), True
+                return backing.open_regular(name, dir_fd, write=True, noatime=noatime), True
             except OSError as error:
-                if write or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
                     raise
-        return self._open_at(name, dir_fd, write=False, noatime=noatime), False
+                if write:
+                    return self._open_with_loan(name, dir_fd, error, noatime=noatime), True
+        return backing.open_regular(name, dir_fd, write=False, noatime=noatime), False
 
     @staticmethod
-    def _open_at(name: bytes, dir_fd: int, *, write: bool, noatime: bool) -> int:
-        """Whoever may only write needs the header read, too; the kernel has checked what the program may do."""
+    def _open_with_loan(name: bytes, dir_fd: int, refusal: OSError, *, noatime: bool) -> int:
+        """For writing: who may write, which the kernel has checked, may still not read, and the header must be read."""
+        if refusal.errno != errno.EACCES:
+            raise refusal
+        path_fd = backing.open_path(name, dir_fd)
         try:
-            return backing.open_regular(name, dir_fd, write=write, noatime=noatime)
-        except PermissionError:
-            path_fd = backing.open_path(name, dir_fd)
-            try:
-                with lent(path_fd, stat.S_IRUSR | (stat.S_IWUSR if write else 0)):
-                    return backing.open_regular(name, dir_fd, write=write, noatime=noatime)
-            finally:
-                os.close(path_fd)
+            with lent(path_fd, stat.S_IRUSR | stat.S_IWUSR):
+                return backing.open_regular(name, dir_fd, write=True, noatime=noatime)
+        finally:
+            os.close(path_fd)
 
     def _upgrade(self, file: OpenFile) -> None:
         fd, _ = self._open_backing(file.inode, write=True)

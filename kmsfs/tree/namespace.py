@@ -6,6 +6,7 @@ inside a change can only let other directories change.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -172,6 +173,9 @@ class Namespace:
             if os.fstat(dir_fd).st_mode & stat.S_ISGID:
                 group = -1  # inherited from the directory, which the backing file system has done
             os.chown(entry, caller.uid, group, dir_fd=dir_fd, follow_symlinks=False)
+        elif caller.gid != os.getegid() and not os.fstat(dir_fd).st_mode & stat.S_ISGID:
+            with contextlib.suppress(PermissionError):  # a group that only the program is in
+                os.chown(entry, -1, caller.gid, dir_fd=dir_fd, follow_symlinks=False)
         special = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
         if mode & special and not stat.S_ISLNK(mode):
             now = os.stat(entry, dir_fd=dir_fd, follow_symlinks=False).st_mode

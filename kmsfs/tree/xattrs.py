@@ -53,8 +53,8 @@ class Xattrs:
             return self._volume.keys.open_xattr(backing_name, os.getxattr(at.path, backing_name), owner)[1]
 
     def list(self, inode: Inode) -> list[bytes]:
-        """listxattr(2). No checkpoint."""
-        with _Object(self._volume, inode) as at:
+        """listxattr(2). Who may only write may list, but the names are in the values. No checkpoint."""
+        with _Object(self._volume, inode) as at, lent(at.fd, stat.S_IRUSR):
             if stat.S_ISLNK(inode.kind):
                 return []
             names = [os.fsencode(name) for name in os.listxattr(at.path)]

@@ -7,6 +7,7 @@ the region, account and key that it resolved itself and never from the blob's co
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
@@ -65,6 +66,7 @@ def head_prefix(head: BlobHead) -> bytes:
     return _FIXED.pack(MAGIC, VERSION, head.suite, len(arn)) + arn + head.material_id
 
 
+@lru_cache(maxsize=256)  # opening a file asks three times
 def parse_blob(raw: bytes) -> Blob:
     """Split ``raw`` into head, nonce and sealed bytes, or raise FormatError."""
     if not _FIXED.size <= len(raw) <= MAX_BLOB_SIZE:

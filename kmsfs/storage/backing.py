@@ -6,6 +6,7 @@ there is one place to look at (and one to disturb in crash tests).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import stat
@@ -128,4 +129,5 @@ class TimesKept:
         self._times = (status.st_atime_ns, status.st_mtime_ns)
 
     def __exit__(self, *_: object) -> None:
-        os.utime(self._fd, ns=self._times)
+        with contextlib.suppress(PermissionError):  # another user's file, which we may only write
+            os.utime(self._fd, ns=self._times)

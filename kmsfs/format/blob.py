@@ -5,10 +5,10 @@ head; the whole head and the canonical encryption context are the AAD. Whoever d
 the region, account and key that it resolved itself and never from the blob's copy of the ARN.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
+from typing import NamedTuple
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
 from kmsfs.ids import KeyArn, MaterialId
@@ -39,8 +39,7 @@ class Suite(IntEnum):
 _SUITES = {int(suite): suite for suite in Suite}
 
 
-@dataclass(frozen=True, slots=True)
-class BlobHead:
+class BlobHead(NamedTuple):
     """What a blob says of itself. Not authentic until the blob decrypts."""
 
     suite: Suite
@@ -48,8 +47,7 @@ class BlobHead:
     material_id: MaterialId
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """A parsed blob: ``raw_head`` are the bytes of the head, nonce included; ``sealed`` is ciphertext || tag."""
 
     head: BlobHead

@@ -276,7 +276,7 @@ class Keystore:
         try:
             region = _parse_reference(key_arn).region
             if region is not None:
-                return self._fresh_service(check_region(region))
+                return self._fresh_service(region)
         except RegionNotFoundError as error:
             raise KeyNotFoundError(f"key {key_arn}: {error}", hint=error.hint) from error
         except InvalidRequestError:

@@ -218,7 +218,7 @@ class Operations(pyfuse3.Operations):
             # A small file goes to the page cache with its open: one round trip instead of several.
             content = self._files.preview(number, _PREVIEW_LIMIT)
             if content is not None:
-                pyfuse3.notify_store(inode, 0, content)
+                pyfuse3.notify_store(inode, 0, content)  # type: ignore[arg-type]
         return pyfuse3.FileInfo(fh=number, direct_io=direct, keep_cache=not direct)
 
     @guarded

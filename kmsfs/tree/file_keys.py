@@ -5,6 +5,7 @@ A fast HSM is called inline, a slow one in a thread: never more than one call at
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from kmsfs.ids import KeyArn, TreeId
     from kmsfs.keystore.data_key_cache import DataKeyCache
     from kmsfs.keystore.service import Keystore
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _FILL_STEP = 16  # keys made between two checkpoints: under a millisecond on a fast HSM
@@ -129,9 +132,18 @@ class FileKeys:
 
     async def follow(self, interval_s: float) -> None:
         """Take over what other processes change in the keystore, for ever; forget keys that may not be used."""
+        told = ""
         while True:
             await trio.sleep(interval_s)
-            await trio.to_thread.run_sync(self._keystore.refresh)
+            self._cache.expire()
+            try:
+                await trio.to_thread.run_sync(self._keystore.refresh)
+            except KmsfsError as error:  # every use is refused, with this reason, until it passes
+                if str(error) != told:
+                    log.error("cannot follow the keystore: %s", error)
+                told = str(error)
+            else:
+                told = ""
             for key_arn, pool in self._pools.items():
                 try:
                     self._keystore.check_usable(key_arn)

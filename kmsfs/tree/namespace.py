@@ -238,7 +238,7 @@ class Removal:
         inode = self.inode = self.volume.inodes.find(self.status)
         if stat.S_ISLNK(self.status.st_mode) and self.status.st_size == INDIRECT_LINK_SIZE:
             self.link_file = symlinks.link_file(self.volume, self.parent, self.entry)
-        if inode is None or inode.file is not None or not self._keeps_a_name():
+        if inode is None or not self._keeps_a_name():
             return
         others = (inode.links or set()) - {(self.parent, self.entry)}
         if not others and inode.path_fd < 0:

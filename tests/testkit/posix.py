@@ -133,7 +133,7 @@ class Posix:
         """rmdir(2)."""
         self.tree.namespace.rmdir(*self.parent(path))
 
-    async def list(self, path: bytes = b"") -> list[bytes]:
+    async def names(self, path: bytes = b"") -> list[bytes]:
         """Names in a directory, sorted."""
         listing = Listing(self.tree.volume, self.find(path))
         try:

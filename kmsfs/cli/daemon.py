@@ -118,9 +118,14 @@ def _leave_descriptors(keep: int) -> None:
 
 
 def _await_ready(reader: int, log: Path) -> None:
-    process: int | None = None
+    stream = os.fdopen(reader, "rb")
+    # Not to be interrupted before it is known whom to stop; the daemon tells at once.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    first = stream.readline()
+    process = open_process(json.loads(first)["pid"]) if first else None
     try:
-        with os.fdopen(reader, "rb") as stream:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        with stream:
             for line in stream:
                 message = json.loads(line)
                 if "ready" in message:
@@ -128,7 +133,6 @@ def _await_ready(reader: int, log: Path) -> None:
                 if "failed" in message:
                     _await_end(process)
                     raise RemoteFailureError(Failure(**message["failed"]))
-                process = open_process(message["pid"])
         raise MountFailedError(
             "the mount's process ended before it served", hint=f"its last words may be in {log}"
         )

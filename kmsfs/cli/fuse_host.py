@@ -16,11 +16,16 @@ _CONFIGURATION: Final = Path("/etc/fuse.conf")
 
 
 def require_device() -> None:
-    """Raise if there is no FUSE device."""
+    """Raise if there is no FUSE device, or none that this user may open: fusermount3 opens it as the user."""
     if not DEVICE.exists():
         raise MountFailedError(
             f"{DEVICE} is missing",
             hint="load it with 'modprobe fuse'; in a container, pass --device /dev/fuse",
+        )
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise MountFailedError(
+            f"{DEVICE} may not be opened by this user",
+            hint=f"let root give access to it: 'chmod 666 {DEVICE}'",
         )
 
 

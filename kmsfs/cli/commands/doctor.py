@@ -44,7 +44,7 @@ def command(as_json: bool) -> int:
 
 
 def _host_findings() -> Iterator[Finding]:
-    yield _checked("fuse device", fuse_host.require_device, f"{fuse_host.DEVICE} is there")
+    yield _checked("fuse device", fuse_host.require_device, f"{fuse_host.DEVICE} can be opened")
     yield _checked("fuse helper", fuse_host.require_helper, "mounts can be made by this user")
     yield _checked("fuse library", _load_fuse, "libfuse3 and pyfuse3 load")
     if os.geteuid() != 0:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NoReturn
@@ -121,13 +122,12 @@ def _await_ready(reader: int, log: Path) -> None:
     stream = os.fdopen(reader, "rb")
     # Not to be interrupted before it is known whom to stop; the daemon tells at once.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    first = stream.readline()
-    process = open_process(json.loads(first)["pid"]) if first else None
+    first = json.loads(stream.readline() or b"{}")
+    process = open_process(first["pid"]) if "pid" in first else None
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with stream:
-            for line in stream:
-                message = json.loads(line)
+            for message in chain([first], map(json.loads, stream)):
                 if "ready" in message:
                     return
                 if "failed" in message:

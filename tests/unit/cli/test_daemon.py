@@ -97,6 +97,25 @@ def test_a_daemon_that_dies_without_a_word(tmp_path: Path) -> None:
     assert str(tmp_path / "log") in said
 
 
+def test_a_daemon_that_cannot_even_start(tmp_path: Path) -> None:
+    """Its failure comes before its pid; a process group leader may not call setsid."""
+    script = (
+        "import os, sys, click\n"
+        "from pathlib import Path\n"
+        "from kmsfs.cli.boundary import run\n"
+        "from kmsfs.cli import daemon\n"
+        "def refuse(): raise PermissionError(1, 'Operation not permitted')\n"
+        "os.setsid = refuse\n"
+        "command = click.Command('x', callback=lambda: daemon.start_daemon(print, log=Path('/log')))\n"
+        "sys.exit(run(command, []))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "kmsfs: operation not permitted\n" in done.stderr
+    assert "KeyError" not in done.stderr
+
+
 def test_an_interrupt_takes_the_daemon_along(tmp_path: Path) -> None:
     parent = start(tmp_path, '(here / "go").read_text()')
     daemon = daemon_of(tmp_path)

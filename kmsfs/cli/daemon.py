@@ -11,8 +11,8 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import chain
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Final, NoReturn
 

@@ -196,7 +196,16 @@ class Directories:
         return all(is_leftover(name, names) for name in names)
 
     def purge(self, name: bytes, parent_fd: int) -> None:
-        """Remove an empty directory that nobody sees any more: record, leftovers, directory."""
+        """Remove an empty directory that nobody sees any more: record, leftovers, directory.
+
+        What cannot be removed stays as a leftover of the parent: the directory has lost its name already.
+        """
+        try:
+            self._purge(name, parent_fd)
+        except OSError as error:
+            log.warning("leftover %s stays: %s", os.fsdecode(name), os.strerror(error.errno or 0))
+
+    def _purge(self, name: bytes, parent_fd: int) -> None:
         path_fd = backing.open_directory(name, parent_fd)
         try:
             with lent(path_fd, stat.S_IRWXU):
@@ -220,7 +229,7 @@ class Directories:
         try:
             os.unlink(name, dir_fd=dir_fd)
         except IsADirectoryError:
-            self.purge(name, dir_fd)
+            self._purge(name, dir_fd)
 
 
 def write_sidecar(dir_fd: int, entry: bytes, encrypted: bytes) -> None:

@@ -101,15 +101,18 @@ class Namespace:
         entry = await self._announce(parent, name)
         if inode.parent is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        source_fd = self._directories.fd(inode.parent)
-        with self._unless_failed(parent, entry):
-            os.link(
-                inode.name,
-                entry,
-                src_dir_fd=source_fd,
-                dst_dir_fd=self._directories.fd(parent),
-                follow_symlinks=False,
-            )
+        source_fd = os.dup(self._directories.fd(inode.parent))  # opening the other one may evict it
+        try:
+            with self._unless_failed(parent, entry):
+                os.link(
+                    inode.name,
+                    entry,
+                    src_dir_fd=source_fd,
+                    dst_dir_fd=self._directories.fd(parent),
+                    follow_symlinks=False,
+                )
+        finally:
+            os.close(source_fd)
         return self.known(parent, entry, self._status(parent, entry))
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Entry:

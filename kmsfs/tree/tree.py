@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from kmsfs.errors import MountFailedError
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.keystore.data_key_cache import DataKeyCache
 from kmsfs.tree import attributes
@@ -33,17 +35,22 @@ class Tree:
 
     def __init__(self, keystore: Keystore, path: Path, options: TreeOptions) -> None:
         """Open and lock the tree; raises NotATreeError, FormatError, IntegrityError, TreeBusyError or HSM errors."""
+        self._lock_fd = -1
         root_fd = open_root(path)
         try:
             block = read_superblock_at(root_fd, path)
-            if block.read_only and not options.read_only:
-                options = TreeOptions(read_only=True, noatime=options.noatime)
+            if block.read_only:
+                options = replace(options, read_only=True)
+            if not options.read_only and os.fstatvfs(root_fd).f_flag & os.ST_RDONLY:
+                raise MountFailedError(f"the file system of {path} is read-only", hint="mount with -o ro")
             self._lock_fd = lock_tree(root_fd, path, shared=options.read_only)
             keys = open_tree_keys(keystore, block, path)
             self._cache = DataKeyCache(keystore)
             self.file_keys = FileKeys(keystore, self._cache, block.tree_id)
             self.volume = Volume(root_fd, block, keys, self.file_keys, options)
         except BaseException:
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
             os.close(root_fd)
             raise
         self.options = options

@@ -73,6 +73,8 @@ def start_daemon(work: Callable[[ParentLink], None], *, log: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
+    # Not to be interrupted before it is known whom to stop; the daemon tells at once.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
     if child:
         os.close(writer)
@@ -88,6 +90,7 @@ def _become_daemon(link: ParentLink, *, keep: int, work: Callable[[ParentLink], 
         os.setsid()
         if os.fork():
             os._exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         os.umask(0)  # modes come from the kernel's requests
         os.chdir("/")  # keeps no other file system busy
@@ -120,8 +123,6 @@ def _leave_descriptors(keep: int) -> None:
 
 def _await_ready(reader: int, log: Path) -> None:
     stream = os.fdopen(reader, "rb")
-    # Not to be interrupted before it is known whom to stop; the daemon tells at once.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     first = json.loads(stream.readline() or b"{}")
     process = open_process(first["pid"]) if "pid" in first else None
     try:

@@ -38,6 +38,7 @@ ERRNOS: Final[dict[type[errors.KmsfsError], int]] = {
     errors.LimitExceededError: errno.EDQUOT,
     errors.MetadataTamperedError: errno.EKEYREJECTED,
     errors.MetadataUnavailableError: errno.ENOKEY,
+    errors.AuditUnavailableError: errno.ENOKEY,
     errors.HsmError: errno.ENOKEY,
     errors.HsmTimeoutError: errno.EREMOTEIO,
     errors.InsecureKeyError: errno.EKEYREJECTED,

@@ -24,7 +24,7 @@ from kmsfs.tree.tree import Tree
 from kmsfs.tree.volume import TreeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from kmsfs.keystore.service import Keystore
@@ -50,7 +50,9 @@ class MountOptions:
 
     def for_fuse(self, tree: Path) -> set[str]:
         """The options that libfuse takes."""
-        source = str(tree).replace("\\", "\\\\").replace(",", "\\,")
+        # pyfuse3 takes ASCII only; this name is for people who read the mount table.
+        source = str(tree).encode("ascii", "backslashreplace").decode("ascii")
+        source = source.replace("\\", "\\\\").replace(",", "\\,")
         options = {"default_permissions", "subtype=kmsfs", f"fsname={source}"}
         wanted = {
             "ro": self.read_only,
@@ -104,11 +106,13 @@ async def _serve(
                 **tree.about(),
             }
 
-        _mount(Operations(tree, status), mountpoint, options, tree_path)
-        try:
-            await _run(tree, mountpoint, on_ready)
-        finally:
-            pyfuse3.close(unmount=True)
+        # From before the mount on: whoever sees it may end it.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            _mount(Operations(tree, status), mountpoint, options, tree_path)
+            try:
+                await _run(tree, mountpoint, signals, on_ready)
+            finally:
+                pyfuse3.close(unmount=True)
     finally:
         with trio.CancelScope(shield=True):
             await tree.close()
@@ -116,6 +120,7 @@ async def _serve(
 
 def _mount(operations: Operations, mountpoint: Path, options: MountOptions, tree_path: Path) -> None:
     fast_loop.install()
+    logging.getLogger("pyfuse3").addFilter(_requester_is_there)
     _keep_request_buffers()
     try:
         pyfuse3.init(operations, str(mountpoint), options.for_fuse(tree_path))
@@ -125,21 +130,22 @@ def _mount(operations: Operations, mountpoint: Path, options: MountOptions, tree
         ) from None
 
 
-async def _run(tree: Tree, mountpoint: Path, on_ready: Callable[[], None]) -> None:
+async def _run(
+    tree: Tree, mountpoint: Path, signals: AsyncIterator[int], on_ready: Callable[[], None]
+) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tree.run)
-        nursery.start_soon(_unmount_on_signal, mountpoint)
+        nursery.start_soon(_unmount_on_signal, signals, mountpoint)
         on_ready()
         await pyfuse3.main(min_tasks=1, max_tasks=_MAX_WORKERS)
         nursery.cancel_scope.cancel()
 
 
-async def _unmount_on_signal(mountpoint: Path) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            await trio.to_thread.run_sync(_flush_and_detach, mountpoint)
-            pyfuse3.terminate()
-            return
+async def _unmount_on_signal(signals: AsyncIterator[int], mountpoint: Path) -> None:
+    async for _ in signals:
+        await trio.to_thread.run_sync(_flush_and_detach, mountpoint)
+        pyfuse3.terminate()
+        return
 
 
 def _flush_and_detach(mountpoint: Path) -> None:
@@ -163,6 +169,12 @@ def _keep_request_buffers() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
     libc.mallopt(_M_TRIM_THRESHOLD, 16 << 20)
+
+
+def _requester_is_there(record: logging.LogRecord) -> bool:
+    """pyfuse3 logs an error when a reply comes too late: the program was killed, or the mount taken away from under it."""
+    message = record.getMessage()
+    return not ("fuse_reply_* failed" in message and os.strerror(errno.ENOENT) in message)
 
 
 def _descriptor_limit() -> int:

@@ -172,7 +172,7 @@ def _keep_request_buffers() -> None:
 
 
 def _requester_is_there(record: logging.LogRecord) -> bool:
-    """pyfuse3 logs an error when a reply comes too late: the program was killed, or the mount taken away from under it."""
+    """A reply that comes too late is no error: the program was killed, or the mount taken away from under it."""
     message = record.getMessage()
     return not ("fuse_reply_* failed" in message and os.strerror(errno.ENOENT) in message)
 

@@ -100,6 +100,14 @@ class MetadataUnavailableError(KeystoreError):
     """The metadata store is missing, locked by another process, or unreadable."""
 
 
+class AuditUnavailableError(KeystoreError):
+    """The audit log cannot be written, so keys may not be used."""
+
+
+class AuditBrokenError(KeystoreError):
+    """The audit log was edited, cut or lost records."""
+
+
 # --- HSM ----------------------------------------------------------------------------------------
 class HsmError(KmsfsError):
     """Base of failures of the PKCS#11 side."""

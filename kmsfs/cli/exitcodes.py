@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     INCORRECT_KEY = 11
     METADATA_TAMPERED = 12
     METADATA_UNAVAILABLE = 13
+    AUDIT_UNAVAILABLE = 14
+    AUDIT_BROKEN = 15
     MODULE_INVALID = 20
     TOKEN_NOT_FOUND = 21
     PIN_UNAVAILABLE = 22
@@ -75,6 +77,8 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.MalformedPolicyError: ExitCode.USAGE,
     errors.MetadataTamperedError: ExitCode.METADATA_TAMPERED,
     errors.MetadataUnavailableError: ExitCode.METADATA_UNAVAILABLE,
+    errors.AuditUnavailableError: ExitCode.AUDIT_UNAVAILABLE,
+    errors.AuditBrokenError: ExitCode.AUDIT_BROKEN,
     errors.ModuleInvalidError: ExitCode.MODULE_INVALID,
     errors.TokenNotFoundError: ExitCode.TOKEN_NOT_FOUND,
     errors.PinUnavailableError: ExitCode.PIN_UNAVAILABLE,

@@ -1,7 +1,7 @@
 """The metadata store on SQL, through SQLAlchemy Core: SQLite in one file (port ``MetadataStore``).
 
 All work goes through one kept connection under one lock, so that ``PRAGMA data_version`` changes only when
-somebody else commits. Columns are text and integers; ids and MACs are hex.
+somebody else commits.
 """
 
 import os
@@ -17,57 +17,9 @@ from sqlalchemy.pool import StaticPool
 from kmsfs.errors import MetadataUnavailableError
 from kmsfs.ids import Region
 from kmsfs.keystore.ports import KEY_COLUMNS, ConflictError, Row, Value
+from kmsfs.keystore.schema import INFO, SCHEMA, SCHEMA_VERSION, TABLES, can_upgrade, upgrade
 
-SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
-
-_schema = sa.MetaData()
-_info = sa.Table("schema_info", _schema, sa.Column("version", sa.Integer, primary_key=True))
-_TABLES = {
-    "region_state": sa.Table(
-        "region_state",
-        _schema,
-        sa.Column("region", sa.String(32), primary_key=True),
-        sa.Column("account", sa.String(12), nullable=False),
-        sa.Column("counter", sa.BigInteger, nullable=False),
-        sa.Column("rows_digest", sa.String(64), nullable=False),
-        sa.Column("mac", sa.String(64), nullable=False),
-    ),
-    "keys": sa.Table(
-        "keys",
-        _schema,
-        sa.Column("region", sa.String(32), primary_key=True),
-        sa.Column("key_id", sa.String(36), primary_key=True),
-        sa.Column("state", sa.String(32), nullable=False),
-        sa.Column("manager", sa.String(32), nullable=False),
-        sa.Column("description", sa.Text, nullable=False),
-        sa.Column("created_at", sa.BigInteger, nullable=False),  # microseconds since 1970, as all times here
-        sa.Column("current_material", sa.String(64), nullable=False),
-        sa.Column("mac", sa.String(64), nullable=False),
-    ),
-    "materials": sa.Table(
-        "materials",
-        _schema,
-        sa.Column("region", sa.String(32), primary_key=True),
-        sa.Column("material_id", sa.String(64), primary_key=True),
-        sa.Column("key_id", sa.String(36), nullable=False),
-        sa.Column("suite", sa.Integer, nullable=False),
-        sa.Column("created_at", sa.BigInteger, nullable=False),
-        sa.Column("uses_reserved", sa.BigInteger, nullable=False),  # encryptions that may have been made
-        sa.Column("mac", sa.String(64), nullable=False),
-    ),
-    "aliases": sa.Table(
-        "aliases",
-        _schema,
-        sa.Column("region", sa.String(32), primary_key=True),
-        sa.Column("name", sa.String(256), primary_key=True),
-        sa.Column("key_id", sa.String(36), nullable=False),
-        sa.Column("created_at", sa.BigInteger, nullable=False),
-        sa.Column("updated_at", sa.BigInteger, nullable=False),
-        sa.Column("mac", sa.String(64), nullable=False),
-    ),
-}
-
 
 _parents_connections: list[sa.Connection] = []  # SQLite forbids a forked child even to close them
 
@@ -92,8 +44,8 @@ class SqliteMetadataStore:
             store = cls(temporary)
             with store._failures():
                 connection = store._open()
-                _schema.create_all(connection)
-                connection.execute(sa.insert(_info).values(version=SCHEMA_VERSION))
+                SCHEMA.create_all(connection)
+                connection.execute(sa.insert(INFO).values(version=SCHEMA_VERSION))
                 connection.commit()
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 _close(connection)
@@ -116,7 +68,7 @@ class SqliteMetadataStore:
         """Return the region's rows of all tables, as of one moment."""
         with self._transaction("BEGIN") as connection:
             rows = []
-            for name, table in _TABLES.items():
+            for name, table in TABLES.items():
                 for found in connection.execute(sa.select(table).where(table.c.region == region)).mappings():
                     values = dict(found)
                     mac = values.pop("mac")
@@ -131,18 +83,18 @@ class SqliteMetadataStore:
         deletes: Sequence[tuple[str, Value]],
     ) -> None:
         """Apply the rows at once if the region's counter is as expected, else raise ConflictError."""
-        state = _TABLES["region_state"]
+        state = TABLES["region_state"]
         with self._transaction("BEGIN IMMEDIATE") as connection:
             counter = connection.execute(sa.select(state.c.counter).where(state.c.region == region)).scalar()
             if counter != expected_counter:
                 raise ConflictError
             for name, key in [*deletes, *(row.key for row in puts)]:
-                table = _TABLES[name]
+                table = TABLES[name]
                 connection.execute(
                     sa.delete(table).where(table.c.region == region, table.c[KEY_COLUMNS[name]] == key)
                 )
             for row in puts:
-                connection.execute(sa.insert(_TABLES[row.table]).values(**row.values, mac=row.mac))
+                connection.execute(sa.insert(TABLES[row.table]).values(**row.values, mac=row.mac))
 
     def close(self) -> None:
         """Release the store."""
@@ -173,8 +125,7 @@ class SqliteMetadataStore:
         if self._connection is None:
             connection = self._open()
             try:
-                _check_version(self._path, connection.execute(sa.select(_info.c.version)).scalar())
-                connection.commit()
+                _require_version(self._path, connection)
             except BaseException:
                 _close(connection)
                 raise
@@ -218,7 +169,17 @@ class SqliteMetadataStore:
             ) from error
 
 
-def _check_version(path: Path, version: int | None) -> None:
+def _require_version(path: Path, connection: sa.Connection) -> None:
+    """Upgrade an older database; refuse one of a newer version."""
+    version = connection.execute(sa.select(INFO.c.version)).scalar()
+    connection.commit()
+    if version != SCHEMA_VERSION and can_upgrade(version):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # another process may be at it
+        version = connection.execute(sa.select(INFO.c.version)).scalar()
+        if version is not None and can_upgrade(version):
+            upgrade(connection, version)
+            version = SCHEMA_VERSION
+        connection.commit()
     if version != SCHEMA_VERSION:
         raise MetadataUnavailableError(
             f"metadata database {path} has schema {version}, not {SCHEMA_VERSION}",

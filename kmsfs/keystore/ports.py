@@ -76,6 +76,7 @@ KEY_COLUMNS: Final = {
     "keys": "key_id",
     "materials": "material_id",
     "aliases": "name",
+    "audit_segments": "segment_id",
 }
 
 

@@ -14,8 +14,9 @@ from kmsfs.errors import MetadataTamperedError
 from kmsfs.format.blob import BlobHead, Suite, head_prefix
 from kmsfs.ids import KeyId, MaterialId, Region
 from kmsfs.keystore.arn import alias_arn, key_arn
+from kmsfs.keystore.audit import Checkpoint, Segment
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material
-from kmsfs.keystore.ports import Row, Value
+from kmsfs.keystore.ports import KEY_COLUMNS, Row, Value
 
 _DOMAIN = b"kmsfs metadata row v1"
 _U32 = Struct(">I")
@@ -44,6 +45,7 @@ class Snapshot:
     materials: Mapping[MaterialId, MaterialEntry]
     aliases: Mapping[str, AliasEntry]
     uses_reserved: Mapping[MaterialId, int] = field(repr=False)
+    audit_segments: Mapping[str, Segment] = field(repr=False)
 
 
 def row_bytes(table: str, values: Values) -> bytes:
@@ -102,6 +104,19 @@ def alias_values(alias: AliasEntry) -> Values:
     }
 
 
+def segment_values(region: Region, segment: Segment) -> Values:
+    """Return the row of an audit log segment."""
+    return {
+        "region": region,
+        "segment_id": segment.segment_id,
+        "opened_at": to_microseconds(segment.opened_at),
+        "closed_at": None if segment.closed_at is None else to_microseconds(segment.closed_at),
+        "records": segment.checkpoint.records,
+        "size": segment.checkpoint.size,
+        "last_mac": segment.checkpoint.mac.hex(),
+    }
+
+
 def state_values(region: Region, account: str, counter: int, digest: str) -> Values:
     """Return the region's state row."""
     return {"region": region, "account": account, "counter": counter, "rows_digest": digest}
@@ -110,7 +125,7 @@ def state_values(region: Region, account: str, counter: int, digest: str) -> Val
 def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
     """Turn verified rows into a snapshot."""
     region, account = Region(str(state.values["region"])), str(state.values["account"])
-    by_table: dict[str, list[Values]] = {"keys": [], "materials": [], "aliases": []}
+    by_table: dict[str, list[Values]] = {table: [] for table in KEY_COLUMNS}
     for row in rows:
         by_table[row.table].append(row.values)
     materials: dict[KeyId, list[Material]] = {}
@@ -138,6 +153,7 @@ def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
         MappingProxyType(entries),
         MappingProxyType(aliases),
         MappingProxyType(uses),
+        MappingProxyType({found.segment_id: found for found in map(_segment, by_table["audit_segments"])}),
     )
 
 
@@ -181,6 +197,18 @@ def _alias(values: Values, region: Region, account: str) -> AliasEntry:
         target_key_id=KeyId(str(values["key_id"])),
         created_at=_int(values["created_at"]) / _MICROSECONDS,
         updated_at=_int(values["updated_at"]) / _MICROSECONDS,
+    )
+
+
+def _segment(values: Values) -> Segment:
+    closed_at = values["closed_at"]
+    return Segment(
+        segment_id=str(values["segment_id"]),
+        opened_at=_int(values["opened_at"]) / _MICROSECONDS,
+        closed_at=None if closed_at is None else _int(closed_at) / _MICROSECONDS,
+        checkpoint=Checkpoint(
+            _int(values["records"]), _int(values["size"]), bytes.fromhex(str(values["last_mac"]))
+        ),
     )
 
 

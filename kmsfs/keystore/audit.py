@@ -1,0 +1,160 @@
+"""What the audit log says, and the chain of MACs that binds its records (docs/keystore.md). Pure.
+
+Each record is authenticated under a key of its own, and that key is replaced by its hash at once: who reads a
+process's memory later cannot rewrite what it recorded before. The first key of a segment comes from the token.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from kmsfs.crypto.kdf import equal, hmac_sha256
+from kmsfs.errors import IntegrityError
+from kmsfs.ids import KeyArn, Region
+
+DONE: Final = "ok"
+START_MAC: Final = bytes(32)
+
+_NEXT: Final = b"kmsfs audit next"
+_SEGMENT: Final = b"kmsfs audit segment v1"
+_MAC_START: Final = b',"mac":"'
+_MAC_END: Final = b'"}\n'
+_END_SIZE: Final = len(_MAC_END)
+_HEX_AT: Final = 64 + _END_SIZE
+_TAIL_SIZE: Final = len(_MAC_START) + _HEX_AT
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Actor(NamedTuple):
+    """On whose behalf a key is used: the principal, the user of the operating system, and through what."""
+
+    principal: str
+    uid: int
+    via: str
+    request_id: str = ""
+
+
+class Event(NamedTuple):
+    """One use of a key, or ``uses`` like ones since ``since``; ``details`` holds no secret and no file name."""
+
+    actor: Actor
+    action: str
+    key_arn: KeyArn | None
+    context: Mapping[str, str]
+    result: str
+    uses: int = 1
+    details: Mapping[str, Any] = {}
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a segment's chain had come: what must still be there later."""
+
+    records: int = 0
+    size: int = 0
+    mac: bytes = START_MAC
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the log as the metadata knows it. Once closed, it ends at its checkpoint."""
+
+    segment_id: str
+    opened_at: float
+    closed_at: float | None
+    checkpoint: Checkpoint
+
+
+class Chain:
+    """Where a segment's chain stands: the next record's key, and the last record's MAC."""
+
+    __slots__ = ("_key", "mac", "records", "size")
+
+    def __init__(self, first_key: bytes, at: Checkpoint = Checkpoint()) -> None:
+        self._key = first_key
+        for _ in range(at.records):
+            self._key = _next_key(self._key)
+        self.records, self.size, self.mac = at.records, at.size, at.mac
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the chain stands, to be kept."""
+        return Checkpoint(self.records, self.size, self.mac)
+
+    def line(self, body: bytes) -> bytes:
+        """Return the record of ``body``. The chain stays where it is until ``advance``."""
+        return body + _MAC_START + self._mac(body).hex().encode() + _MAC_END
+
+    def advance(self, line: bytes) -> None:
+        """Go on behind ``line``, which is authentic and written."""
+        self.mac = bytes.fromhex(line[-_HEX_AT:-_END_SIZE].decode())
+        self._key = _next_key(self._key)
+        self.records += 1
+        self.size += len(line)
+
+    def check(self, line: bytes) -> None:
+        """Go on behind ``line``, or raise IntegrityError if it is not the next record."""
+        if not equal(line, self.line(line[:-_TAIL_SIZE])):
+            raise IntegrityError(f"record {self.records + 1} is not authentic")
+        self.advance(line)
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac_sha256(self._key, self.mac + body)
+
+
+def audit_key_id(region: Region) -> bytes:
+    """Return the CKA_ID of the key that authenticates the region's audit log."""
+    return sha256(b"kmsfs audit key\0" + region.encode()).digest()
+
+
+def segment_message(region: Region, segment_id: str) -> bytes:
+    """Return the message whose HMAC under the audit key is the segment's first key."""
+    return b"\0".join((_SEGMENT, region.encode(), segment_id.encode()))
+
+
+def record_body(event: Event, region: Region, now: float) -> bytes:
+    """Return a record as it is authenticated: JSON, but for the closing brace that follows the MAC."""
+    actor = event.actor
+    record: dict[str, Any] = {
+        "time": timestamp(now),
+        "principal": actor.principal,
+        "uid": actor.uid,
+        "via": actor.via,
+        "action": event.action,
+        "key": event.key_arn,
+        "region": region,
+        "context": dict(event.context),
+        "result": event.result,
+        "count": event.uses,
+    }
+    if event.since is not None:
+        record["since"] = timestamp(event.since)
+    if actor.request_id:
+        record["request_id"] = actor.request_id
+    if event.details:
+        record["details"] = dict(event.details)
+    return _encode(record)[:-1].encode("ascii")
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return a line's members, the MAC included; raise IntegrityError if it is no record."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise IntegrityError("line is no record") from error
+    if not isinstance(record, dict):
+        raise IntegrityError("line is no record")
+    return record
+
+
+def timestamp(epoch_s: float) -> str:
+    """Return a time as records have it: UTC, with microseconds."""
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def _next_key(key: bytes) -> bytes:
+    return sha256(_NEXT + key).digest()

@@ -1,0 +1,92 @@
+"""The metadata's tables, and how a database of an older version becomes one of this version.
+
+Columns are text and integers; ids and MACs are hex. A new column must be NULLable: rows written before it
+keep their MACs, which leave NULLs out (rows.py).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION: Final = 2
+
+SCHEMA = sa.MetaData()
+INFO = sa.Table("schema_info", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
+TABLES: Final = {
+    "region_state": sa.Table(
+        "region_state",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("account", sa.String(12), nullable=False),
+        sa.Column("counter", sa.BigInteger, nullable=False),
+        sa.Column("rows_digest", sa.String(64), nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "keys": sa.Table(
+        "keys",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("key_id", sa.String(36), primary_key=True),
+        sa.Column("state", sa.String(32), nullable=False),
+        sa.Column("manager", sa.String(32), nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),  # microseconds since 1970, as all times here
+        sa.Column("current_material", sa.String(64), nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "materials": sa.Table(
+        "materials",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("material_id", sa.String(64), primary_key=True),
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("suite", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("uses_reserved", sa.BigInteger, nullable=False),  # encryptions that may have been made
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "aliases": sa.Table(
+        "aliases",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("name", sa.String(256), primary_key=True),
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "audit_segments": sa.Table(
+        "audit_segments",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("segment_id", sa.String(64), primary_key=True),
+        sa.Column("opened_at", sa.BigInteger, nullable=False),
+        sa.Column("closed_at", sa.BigInteger),  # NULL while records may still be added
+        sa.Column("records", sa.BigInteger, nullable=False),  # at the last checkpoint, as the next two
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("last_mac", sa.String(64), nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+}
+
+
+def _to_2(connection: sa.Connection) -> None:
+    TABLES["audit_segments"].create(connection)
+
+
+_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2}
+"""What makes a database of that version one of the next."""
+
+
+def can_upgrade(version: int | None) -> bool:
+    """Return whether ``upgrade`` knows that version."""
+    return version in _UPGRADES
+
+
+def upgrade(connection: sa.Connection, version: int) -> None:
+    """Bring the tables from ``version`` to SCHEMA_VERSION; the caller holds the write lock."""
+    while version != SCHEMA_VERSION:
+        _UPGRADES[version](connection)
+        version += 1
+    connection.execute(sa.update(INFO).values(version=version))

@@ -1,7 +1,6 @@
 """Targets of symlinks: in the backing symlink, or beside it when too long (docs/format.md section 7)."""
 
-from __future__ import annotations
-
+import contextlib
 import errno
 import os
 from functools import partial
@@ -73,13 +72,12 @@ def link_file(volume: Volume, parent: Inode, entry: bytes) -> bytes | None:
 
 def remove_link_file(volume: Volume, name: bytes) -> None:
     """The last name of an indirect symlink was removed."""
-    links_fd = backing.open_directory(LINKS_NAME, volume.root_fd)
-    try:
-        os.unlink(name, dir_fd=links_fd)
-    except FileNotFoundError:
-        pass
-    finally:
-        os.close(links_fd)
+    with contextlib.suppress(FileNotFoundError):  # a symlink that lost its target can go
+        links_fd = backing.open_directory(LINKS_NAME, volume.root_fd)
+        try:
+            os.unlink(name, dir_fd=links_fd)
+        finally:
+            os.close(links_fd)
 
 
 def _is_indirect(stored: bytes) -> bool:

@@ -1,5 +1,7 @@
 """Targets of symlinks: in the backing symlink, or beside it when too long (docs/format.md section 7)."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

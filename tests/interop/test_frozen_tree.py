@@ -112,11 +112,10 @@ def open_frozen(version: Path, root: Path, *, read_only: bool) -> Tree:
 
 def snapshot(root: Path) -> dict[str, bytes]:
     found = {}
-    for path in root.rglob("*"):
-        if path.is_symlink():
-            found[str(path)] = os.fsencode(path.readlink())
-        elif path.is_file():
-            found[str(path)] = path.read_bytes()
+    for folder, _, names in os.walk(root):  # rglob of Python 3.11.2 follows a link to see what it is, and fails
+        for name in names:
+            path = Path(folder, name)
+            found[str(path)] = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
     return found
 
 

@@ -228,8 +228,8 @@ class Operations(pyfuse3.Operations):
         """open(2) with O_CREAT of a name that the kernel has not found."""
         await self._volume.idle.room()
         parent = self._inodes.get(parent_inode)
-        (inode, status), fd = await self._names.create(parent, name, mode, ctx)
-        number = await self._files.create(inode, fd)
+        (inode, status), fd, ready = await self._names.create(parent, name, mode, ctx)
+        number = self._files.create(inode, fd, ready)
         return pyfuse3.FileInfo(fh=number), self._entry(inode, status)
 
     @guarded

@@ -43,10 +43,6 @@ class FileKeys:
         self._lane = trio.CapacityLimiter(1)
         self._fill_wanted = trio.Event()
 
-    def check(self, key_arn: KeyArn) -> None:
-        """Raise unless files may be opened under this key now. Microseconds, no HSM call."""
-        self._keystore.check_usable(key_arn)
-
     async def take(self, key_arn: KeyArn) -> ReadyKey:
         """A data key for a new file. No checkpoint as long as the pool has one or the HSM is fast."""
         pool = self.pool(key_arn)
@@ -125,7 +121,9 @@ class FileKeys:
             self._fill_wanted = trio.Event()
             for key_arn, pool in list(self._pools.items()):
                 try:
-                    while await self._run(key_arn, partial(pool.fill, _FILL_STEP)):
+                    # With a slow HSM, who waits for a key waits for at most one that is made ahead of time.
+                    step = _FILL_STEP if self._keystore.is_fast(key_arn) else 1
+                    while await self._run(key_arn, partial(pool.fill, step)):
                         await trio.lowlevel.checkpoint()
                 except KmsfsError:
                     continue  # whoever takes a key gets the reason

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from kmsfs.ids import KeyArn
+    from kmsfs.keystore.pool import ReadyKey
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Caller, Volume
 
@@ -66,18 +67,14 @@ class Files:
             os.fchmod(file.fd, _without_privileges(mode))
         return self._new_handle(Handle(file, drops_privileges=drops)), drops
 
-    async def create(self, inode: Inode, fd: int) -> int:
-        """A handle on a file that was just created; takes over ``fd``."""
+    def create(self, inode: Inode, fd: int, ready: ReadyKey) -> int:
+        """A handle on a file that was just created; takes over ``fd``. No checkpoint."""
         file = OpenFile(
             inode, fd, self._volume.chunk_size, writable=True, nowait=not self._volume.memory_backed
         )
-        inode.file = file
+        file.ready = ready
         file.handles = 1
-        try:
-            await self._provide_key(file)
-        except BaseException:
-            self._let_go(file)
-            raise
+        inode.file = file
         return self._new_handle(Handle(file))
 
     def release(self, number: int) -> None:

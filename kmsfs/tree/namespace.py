@@ -22,6 +22,7 @@ from kmsfs.tree import symlinks
 from kmsfs.tree.directories import write_sidecar
 
 if TYPE_CHECKING:
+    from kmsfs.keystore.pool import ReadyKey
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Caller, Volume
 
@@ -56,10 +57,23 @@ class Namespace:
 
     # --- creation ----------------------------------------------------------------------------------------
 
-    async def create(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> tuple[Entry, int]:
-        """A new regular file and a descriptor that reads and writes it. FileExistsError if the name is taken."""
-        self._volume.file_keys.check(self._volume.zone_key(parent))
-        entry = await self._announce(parent, name)
+    async def create(
+        self, parent: Inode, name: bytes, mode: int, caller: Caller
+    ) -> tuple[Entry, int, ReadyKey]:
+        """A new regular file, a descriptor that reads and writes it, and its data key, without which there is no file.
+
+        FileExistsError if the name is taken.
+        """
+        key_arn = self._volume.zone_key(parent)
+        ready = await self._volume.file_keys.take(key_arn)
+        try:
+            entry = await self._announce(parent, name)
+            return *self._create(parent, entry, mode, caller), ready
+        except BaseException:
+            self._volume.file_keys.give_back(key_arn, ready)
+            raise
+
+    def _create(self, parent: Inode, entry: bytes, mode: int, caller: Caller) -> tuple[Entry, int]:
         dir_fd = self._directories.fd(parent)
         with self._unless_failed(parent, entry):
             fd = backing.create_regular(entry, dir_fd, stat.S_IMODE(mode))

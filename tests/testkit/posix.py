@@ -167,9 +167,8 @@ class Posix:
     async def create(self, path: bytes, mode: int = 0o644, caller: Caller = ROOT) -> int:
         """open(2) with O_CREAT | O_EXCL; a handle."""
         parent, name = self.parent(path)
-        (inode, _), fd = await self.tree.namespace.create(parent, name, mode, caller)
-        self._seeing(inode)
-        return await self.tree.files.create(inode, fd)
+        (inode, _), fd, ready = await self.tree.namespace.create(parent, name, mode, caller)
+        return self.tree.files.create(self._seeing(inode), fd, ready)
 
     async def open(self, path: bytes, flags: int = os.O_RDWR, caller: Caller = ROOT) -> int:
         """open(2) without O_CREAT; a handle."""

@@ -1,0 +1,233 @@
+"""One slow operation does not stall the others: a held HSM call, a held fsync, and a reader beside them."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import trio
+from testkit.home import ALIAS, Home
+from testkit.posix import Posix, opened
+
+from kmsfs.errors import HsmUnavailableError
+from kmsfs.keystore.service import Keystore
+from kmsfs.tree.superblock_file import create_tree
+
+
+class SlowKeystore(Keystore):
+    """A keystore whose HSM takes as long as a test wants."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.hold = False
+        self.fail = False
+        self.go = Event()
+        self.waiting = 0
+        self.started: Callable[[], None] = lambda: None
+
+    def is_fast(self, key_arn: str) -> bool:
+        return False
+
+    def _wait(self) -> None:
+        if self.hold:
+            self.waiting += 1
+            self.started()
+            assert self.go.wait(30)
+            if self.fail:
+                raise HsmUnavailableError("the token is tired")
+
+    def decrypt(self, *arguments: Any, **named: Any) -> Any:
+        self._wait()
+        return super().decrypt(*arguments, **named)
+
+    def generate_data_key(self, *arguments: Any, **named: Any) -> Any:
+        self._wait()
+        return super().generate_data_key(*arguments, **named)
+
+
+@pytest.fixture
+def keystore(home: Home) -> Iterator[Keystore]:
+    with SlowKeystore(home.path) as keystore:
+        yield keystore
+
+
+@pytest.fixture
+async def slow(posix: Posix) -> AsyncIterator[Posix]:
+    """Two sealed files, ``a`` open in this session, ``b`` not; the HSM holds from now on."""
+    await posix.put(b"a", b"a")
+    await posix.put(b"b", b"b")
+    await posix.reopen()
+    assert await posix.get(b"a") == b"a"
+    keystore = posix.keystore
+    assert isinstance(keystore, SlowKeystore)
+    keystore.hold = True
+    yield posix
+    keystore.go.set()
+
+
+async def started(posix: Posix) -> None:
+    """Wait until a call is in the HSM."""
+    keystore = posix.keystore
+    assert isinstance(keystore, SlowKeystore)
+    event, token = trio.Event(), trio.lowlevel.current_trio_token()
+    keystore.started = lambda: token.run_sync_soon(event.set)
+    if not keystore.waiting:
+        await event.wait()
+
+
+def let_go(posix: Posix, *, fail: bool = False) -> None:
+    assert isinstance(posix.keystore, SlowKeystore)
+    posix.keystore.fail = fail
+    posix.keystore.go.set()
+
+
+async def test_a_slow_unwrap_stalls_nobody_else(slow: Posix) -> None:
+    got = []
+
+    async def open_b() -> None:
+        got.append(await slow.get(b"b"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_b)
+        await started(slow)
+        assert await slow.get(b"a") == b"a"
+        await slow.put(b"a", b"A")
+        assert slow.size(b"b") == 1
+        await slow.rename(b"a", b"c")
+        assert await slow.names() == [b"b", b"c"]
+        assert got == []
+        let_go(slow)
+    assert got == [b"b"]
+
+
+async def test_openers_of_one_file_share_the_unwrap(slow: Posix) -> None:
+    got = []
+
+    async def open_b() -> None:
+        handle = await slow.open(b"b")
+        got.append(handle)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(open_b)
+        await started(slow)
+        let_go(slow)
+    assert slow.tree._cache.unwraps == 2  # a and b
+    assert len({id(slow.tree.files._handles[handle].file) for handle in got}) == 1
+    for handle in got:
+        slow.write(handle, 0, b"%d" % handle)
+        slow.close(handle)
+    assert await slow.get(b"b") == b"%d" % got[-1]
+
+
+async def test_a_failed_unwrap_is_each_openers_error_and_is_not_kept(slow: Posix) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    async def open_b() -> None:
+        with pytest.raises(HsmUnavailableError):
+            await slow.open(b"b")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(open_b)
+        await started(slow)
+        let_go(slow, fail=True)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    let_go(slow)
+    assert await slow.get(b"b") == b"b"
+
+
+async def test_a_file_removed_while_its_key_is_unwrapped(slow: Posix) -> None:
+    got = []
+
+    async def open_b() -> None:
+        handle = await slow.open(b"b")
+        got.append(await slow.read(handle))
+        slow.close(handle)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_b)
+        await started(slow)
+        slow.unlink(b"b")
+        let_go(slow)
+    assert got == [b"b"]
+    assert await slow.names() == [b"a"]
+
+
+async def test_a_slow_wrap_stalls_nobody_else(slow: Posix) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.put, b"new", b"n")
+        await started(slow)
+        assert await slow.get(b"a") == b"a"
+        let_go(slow)
+    assert await slow.get(b"new") == b"n"
+
+
+async def test_filling_the_pool_stalls_nobody(slow: Posix) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.tree.run)
+        await started(slow)
+        assert await slow.get(b"a") == b"a"
+        let_go(slow)
+        while not len(slow.tree.file_keys.pool(slow.tree.volume.block.default_key_arn)):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+async def test_opening_does_not_wait_for_the_whole_pool(posix: Posix) -> None:
+    """Somebody who waits for one key waits for at most one that is being made ahead of time."""
+    await posix.put(b"b", b"b")
+    await posix.reopen()
+    keystore = posix.keystore
+    assert isinstance(keystore, SlowKeystore)
+    keystore.hold = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(posix.tree.run)
+        await started(posix)
+        opened_after = []
+
+        async def open_b() -> None:
+            await posix.get(b"b")
+            opened_after.append(keystore.waiting)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(open_b)
+        await trio.testing.wait_all_tasks_blocked()
+        let_go(posix)
+    assert opened_after[0] <= 3
+
+
+async def test_a_slow_fsync_stalls_nobody_else(slow: Posix, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, in_fsync, go = trio.lowlevel.current_trio_token(), trio.Event(), Event()
+    real = os.fsync
+
+    def held(fd: int) -> None:
+        token.run_sync_soon(in_fsync.set)
+        assert go.wait(30)
+        real(fd)
+
+    handle = await slow.open(b"a")
+    slow.write(handle, 0, b"x")
+    monkeypatch.setattr(os, "fsync", held)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: slow.tree.files.fsync(handle, data_only=False))
+        await in_fsync.wait()
+        assert await slow.get(b"a") == b"x"
+        slow.write(handle, 1, b"y")
+        assert slow.size(b"b") == 1
+        go.set()
+    slow.close(handle)
+    let_go(slow)
+    assert await slow.get(b"a") == b"xy"
+
+
+async def test_two_trees_and_one_keystore(keystore: Keystore, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        create_tree(keystore, tmp_path / name, ALIAS)
+    async with opened(keystore, tmp_path / "one") as one, opened(keystore, tmp_path / "two") as two:
+        await one.put(b"f", b"one")
+        await two.put(b"f", b"two")
+        assert await one.get(b"f") == b"one"
+        assert await two.get(b"f") == b"two"

@@ -112,7 +112,8 @@ def open_frozen(version: Path, root: Path, *, read_only: bool) -> Tree:
 
 def snapshot(root: Path) -> dict[str, bytes]:
     found = {}
-    for folder, _, names in os.walk(root):  # rglob of Python 3.11.2 follows a link to see what it is, and fails
+    # Not rglob: that of Python 3.11.2 follows a link to see what it is, and fails.
+    for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
             found[str(path)] = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()

@@ -3,6 +3,7 @@
 Look-ups are counted as the kernel counts them and given back by ``forget``, which the kernel calls whenever it likes.
 """
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -116,7 +117,7 @@ class Posix:
         inode = self.find(old)
         parent, name = self.parent(new)
         if self.exists(new):
-            raise FileExistsError(new)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._seeing((await self.tree.namespace.link(inode, parent, name))[0])
 
     async def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:

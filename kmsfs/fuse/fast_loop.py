@@ -73,6 +73,8 @@ class _LowLevel:
         self._burst = 0
         async with self._lock:
             await trio.lowlevel.wait_readable(fd)
+            while not self._poll.poll(0):  # another task took the request: reading would stop the loop
+                await trio.lowlevel.wait_readable(fd)
 
     def _soon(self) -> bool:
         """Whether a request is there or comes soon. Does not sleep while a handler is suspended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -218,7 +219,8 @@ class Operations(pyfuse3.Operations):
             # A small file goes to the page cache with its open: one round trip instead of several.
             content = self._files.preview(number, _PREVIEW_LIMIT)
             if content is not None:
-                pyfuse3.notify_store(inode, 0, content)  # type: ignore[arg-type]
+                with contextlib.suppress(OSError):  # a favour: the kernel may not want it
+                    pyfuse3.notify_store(inode, 0, content)  # type: ignore[arg-type]
         return pyfuse3.FileInfo(fh=number, direct_io=direct, keep_cache=not direct)
 
     @guarded

@@ -146,14 +146,14 @@ class Directories:
         return self._keys.encrypt_name(name, record.dir_id)
 
     def retire(self, parent: Inode, entry: bytes) -> None:
-        """The entry was removed: remove its sidecar."""
+        """The entry was removed: remove its sidecar. One that cannot be removed stays as a leftover."""
         if not entry.startswith(_OWN_PREFIX):
             return
-        fd = self.fd(parent)
-        try:
-            os.stat(entry, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what was asked for is done: it must not be told as a failure
+            fd = self.fd(parent)
+            try:
+                os.stat(entry, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
                 os.unlink(entry + SIDECAR_SUFFIX, dir_fd=fd)
 
     def clear_name(self, dir_fd: int, directory: DirectoryRecord, entry: bytes) -> bytes | None:

@@ -59,12 +59,12 @@ class Files:
             if flags & os.O_TRUNC and file.size:
                 await self._truncate(file, 0)
             mode = os.fstat(file.fd).st_mode
+            drops = write and caller.uid != 0 and _has_privileges(mode)
+            if drops and flags & os.O_TRUNC:
+                os.fchmod(file.fd, _without_privileges(mode))
         except BaseException:
             self._let_go(file)
             raise
-        drops = write and caller.uid != 0 and _has_privileges(mode)
-        if drops and flags & os.O_TRUNC:
-            os.fchmod(file.fd, _without_privileges(mode))
         return self._new_handle(Handle(file, drops_privileges=drops)), drops
 
     def create(self, inode: Inode, fd: int, ready: ReadyKey) -> int:
@@ -199,8 +199,13 @@ class Files:
 
     def _upgrade(self, file: OpenFile) -> None:
         fd, _ = self._open_backing(file.inode, write=True)
-        os.close(file.fd)
-        file.fd, file.writable = fd, True
+        try:
+            if not os.path.sameopenfile(fd, file.fd):
+                raise OSError(errno.ESTALE, "another object stands here now")
+            os.dup2(fd, file.fd, inheritable=False)  # a thread may be reading from that number
+        finally:
+            os.close(fd)
+        file.writable = True
 
     # --- content -----------------------------------------------------------------------------------------
 
@@ -229,7 +234,7 @@ class Files:
         inode.previewed = True
         try:
             return file.read(0, file.size, wait=False)
-        except IntegrityError:
+        except (IntegrityError, OSError):
             return None
 
     def write(self, number: int, offset: int, data: Buffer) -> int:

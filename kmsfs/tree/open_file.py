@@ -120,7 +120,9 @@ class OpenFile:
             try:
                 if os.preadv(self.fd, [sealed], start, os.RWF_NOWAIT) < count:
                     return None
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # overlayfs, NFS, FUSE cannot tell
+                    raise
                 return None
         if len(sealed) < count:
             raise IntegrityError("file is cut off")

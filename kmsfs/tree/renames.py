@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from kmsfs.ids import DirId
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Volume
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -174,6 +177,8 @@ class Move:
         """The record names the new parent. Waits for the disk; on error the record with both stays, and reads."""
         try:
             self._write(replace(self._record, parent=self._new, other_parent=NO_DIRECTORY))
+        except OSError as error:  # the rename itself is done: it must not be told as a failure
+            log.warning("directory %s keeps two parents: %s", self._record.dir_id.hex(), error.strerror)
         finally:
             os.close(self._fd)
 
@@ -204,5 +209,10 @@ def _moves(volume: Volume, source: Place, target: Place, *, exchange: bool) -> l
     if source.is_directory():
         moves.append(Move(volume, source, old, new))
     if exchange and target.is_directory():
-        moves.append(Move(volume, target, new, old))
+        try:
+            moves.append(Move(volume, target, new, old))
+        except BaseException:
+            for move in moves:
+                move.cancel()
+            raise
     return moves

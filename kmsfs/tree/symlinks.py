@@ -74,7 +74,7 @@ def link_file(volume: Volume, parent: Inode, entry: bytes) -> bytes | None:
 
 def remove_link_file(volume: Volume, name: bytes) -> None:
     """The last name of an indirect symlink was removed."""
-    with contextlib.suppress(FileNotFoundError):  # a symlink that lost its target can go
+    with contextlib.suppress(OSError):  # the symlink is gone, and one that lost its target can go
         links_fd = backing.open_directory(LINKS_NAME, volume.root_fd)
         try:
             os.unlink(name, dir_fd=links_fd)

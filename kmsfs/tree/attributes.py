@@ -29,7 +29,10 @@ def chmod(volume: Volume, inode: Inode, mode: int) -> None:
         os.fchmod(inode.file.fd, stat.S_IMODE(mode))
         return
     name, dir_fd = _place(volume, inode)
-    os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd, follow_symlinks=False)
+    try:
+        os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd, follow_symlinks=False)
+    except ValueError:  # how Python words EOPNOTSUPP: somebody put a link where the object was
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
 
 
 def set_times(volume: Volume, inode: Inode, atime_ns: int | None, mtime_ns: int | None) -> None:

@@ -19,8 +19,8 @@ def chown(volume: Volume, inode: Inode, uid: int, gid: int) -> None:
     if inode.file is not None:
         os.fchown(inode.file.fd, uid, gid)
         return
-    name, dir_fd = _place(volume, inode)
-    os.chown(name, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+    name, dir_fd, held = _place(volume, inode)
+    os.chown(name, uid, gid, dir_fd=dir_fd, follow_symlinks=held)
 
 
 def chmod(volume: Volume, inode: Inode, mode: int) -> None:
@@ -28,9 +28,9 @@ def chmod(volume: Volume, inode: Inode, mode: int) -> None:
     if inode.file is not None:
         os.fchmod(inode.file.fd, stat.S_IMODE(mode))
         return
-    name, dir_fd = _place(volume, inode)
+    name, dir_fd, held = _place(volume, inode)
     try:
-        os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd, follow_symlinks=False)
+        os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd, follow_symlinks=held)
     except ValueError:  # how Python words EOPNOTSUPP: somebody put a link where the object was
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
 
@@ -44,23 +44,24 @@ def set_times(volume: Volume, inode: Inode, atime_ns: int | None, mtime_ns: int 
     if inode.file is not None:
         os.utime(inode.file.fd, ns=(atime_ns, mtime_ns))
         return
-    name, dir_fd = _place(volume, inode)
-    os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+    name, dir_fd, held = _place(volume, inode)
+    os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=dir_fd, follow_symlinks=held)
 
 
 def open_path(volume: Volume, inode: Inode) -> int:
     """A new O_PATH descriptor of any object; the caller closes it."""
     if inode.file is not None:
         return os.dup(inode.file.fd)
-    name, dir_fd = _place(volume, inode)
-    return backing.open_path(name, dir_fd)
+    name, dir_fd, held = _place(volume, inode)
+    return os.dup(inode.path_fd) if held else backing.open_path(name, dir_fd)
 
 
-def _place(volume: Volume, inode: Inode) -> tuple[bytes, int]:
+def _place(volume: Volume, inode: Inode) -> tuple[bytes, int, bool]:
+    """(name, directory, whether the name is a descriptor's in /proc, the only kind of link that is followed)."""
     if inode is volume.inodes.root:
-        return b".", volume.root_fd
+        return b".", volume.root_fd, False
     if inode.parent is None:
         if inode.path_fd >= 0:
-            return os.fsencode(backing.proc_path(inode.path_fd)), -1
+            return os.fsencode(backing.proc_path(inode.path_fd)), -1, True
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-    return inode.name, volume.directories.fd(inode.parent)
+    return *volume.place(inode, inode.parent), False

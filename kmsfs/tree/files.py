@@ -173,7 +173,7 @@ class Files:
             name, dir_fd = os.fsencode(backing.proc_path(inode.path_fd)), -1
             flags = os.O_RDONLY if self._volume.options.read_only else os.O_RDWR
             return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC), not self._volume.options.read_only
-        name, dir_fd = inode.name, self._volume.directories.fd(inode.parent)
+        name, dir_fd = self._volume.place(inode, inode.parent)
         noatime = self._volume.options.noatime
         if not self._volume.options.read_only:
             try:

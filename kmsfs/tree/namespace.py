@@ -115,11 +115,12 @@ class Namespace:
         entry = await self._announce(parent, name)
         if inode.parent is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        source_fd = os.dup(self._directories.fd(inode.parent))  # opening the other one may evict it
+        old_entry, source_fd = self._volume.place(inode, inode.parent)
+        source_fd = os.dup(source_fd)  # opening the other one may evict it
         try:
             with self._unless_failed(parent, entry):
                 os.link(
-                    inode.name,
+                    old_entry,
                     entry,
                     src_dir_fd=source_fd,
                     dst_dir_fd=self._directories.fd(parent),

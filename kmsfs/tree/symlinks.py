@@ -52,7 +52,8 @@ def read(volume: Volume, inode: Inode) -> bytes:
     """The clear target of a symlink."""
     if inode.parent is None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-    return _open(volume, os.readlink(inode.name, dir_fd=volume.directories.fd(inode.parent)))
+    name, dir_fd = volume.place(inode, inode.parent)
+    return _open(volume, os.readlink(name, dir_fd=dir_fd))
 
 
 def length(volume: Volume, inode: Inode, stored_length: int) -> int:

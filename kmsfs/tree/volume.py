@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -83,7 +84,26 @@ class Volume:
             return inode.ghost
         if inode.parent is None:
             return os.fstat(self.root_fd if inode is self.inodes.root else inode.path_fd)
-        return os.stat(inode.name, dir_fd=self.directories.fd(inode.parent), follow_symlinks=False)
+        name, dir_fd = self.place(inode, inode.parent)
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+
+    def place(self, inode: Inode, parent: Inode) -> tuple[bytes, int]:
+        """(backing entry, descriptor of its directory), where ``parent`` is the latest known one. No checkpoint.
+
+        One of several names can be out of date: the kernel forgets the directory of one while it holds another.
+        """
+        if not inode.links:
+            return inode.name, self.directories.fd(parent)
+        for directory, name in [(parent, inode.name), *inode.links]:
+            try:
+                dir_fd = self.directories.fd(directory)
+                status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) == inode.key:
+                inode.parent, inode.name = directory, name
+                return name, dir_fd
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def size(self, status: os.stat_result) -> int:
         """The plain size of a regular file or directory; never opens anything."""

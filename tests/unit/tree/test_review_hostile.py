@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kmsfs.errors import FormatError, IntegrityError
 from kmsfs.fuse.fast_loop import _LowLevel
 from kmsfs.storage import durable
 from kmsfs.storage.backing import RENAME_EXCHANGE
+from kmsfs.tree import attributes
 
 LONG = b"n" * 255
 
@@ -200,3 +202,47 @@ async def test_the_loop_does_not_read_a_request_that_another_task_took(
     finally:
         os.close(reader)
         os.close(writer)
+
+
+async def test_what_lost_the_name_that_was_known_keeps_its_attributes(posix: Posix) -> None:
+    """Held by a descriptor of the kernel's, with a name left that nobody has looked up."""
+    await posix.mkdir(b"d")
+    await posix.mknod(b"p", stat.S_IFIFO | 0o600)
+    await posix.link(b"p", b"d/q")
+    await posix.reopen()
+    inode = posix.find(b"p")
+    posix.unlink(b"p")
+    volume = posix.tree.volume
+    attributes.chmod(volume, inode, 0o640)
+    attributes.set_times(volume, inode, 1_000_000_007, 2_000_000_009)
+    attributes.chown(volume, inode, os.geteuid(), os.getegid())
+    fd = attributes.open_path(volume, inode)
+    assert (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == inode.key
+    os.close(fd)
+    assert stat.S_IMODE(posix.stat(b"d/q").st_mode) == 0o640
+    assert posix.stat(b"d/q").st_mtime_ns == 2_000_000_009
+
+
+async def test_a_file_with_two_names_survives_a_directory_that_was_forgotten(posix: Posix) -> None:
+    """The kernel forgets a directory while an object in it is known by another name; then the directory moves."""
+    for name in (b"a", b"b"):
+        await posix.mkdir(name)
+    await posix.put(b"a/f", b"content")
+    await posix.link(b"a/f", b"b/f")
+    await posix.reopen()
+    inode = posix.find(b"a/f")
+    tree = posix.tree
+    directory = tree.namespace.lookup(tree.volume.inodes.root, b"b")[0]
+    assert tree.namespace.lookup(directory, b"f")[0] is inode
+    tree.volume.forget([(inode.number, 1), (directory.number, 1)])
+    await posix.rename(b"b", b"c")
+    await posix.mkdir(b"b")
+    await posix.put(b"b/f", b"another")
+    another = posix.stat(b"b/f").st_mode
+    assert tree.volume.status(inode).st_ino == inode.key[1]
+    attributes.chmod(tree.volume, inode, 0o600)
+    assert posix.stat(b"b/f").st_mode == another
+    assert stat.S_IMODE(posix.stat(b"c/f").st_mode) == 0o600
+    handle, _ = await tree.files.open(inode, os.O_RDONLY, ROOT)
+    assert await posix.read(handle) == b"content"
+    posix.close(handle)

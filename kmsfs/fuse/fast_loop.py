@@ -57,9 +57,15 @@ class _LowLevel:
         self._poll = select.poll()
         self._registered = -1
         self._burst = 0
+        self._closing = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
+
+    def notify_closing(self, fd: int) -> None:
+        """Wake who waits; who comes later must not wait, for a mount with open files has nothing more to say."""
+        self._closing = True
+        trio.lowlevel.notify_closing(fd)
 
     async def wait_readable(self, fd: int) -> None:
         """Return when ``fd`` is readable: at once if it is, or soon becomes so and nobody else has anything to do."""
@@ -72,6 +78,8 @@ class _LowLevel:
                 return
         self._burst = 0
         async with self._lock:
+            if self._closing:
+                raise trio.ClosedResourceError
             await trio.lowlevel.wait_readable(fd)
             while not self._poll.poll(0):  # another task took the request: reading would stop the loop
                 await trio.lowlevel.wait_readable(fd)

@@ -1,0 +1,89 @@
+"""Programs that write to a mount until it dies under them, and say on stdout what is safe.
+
+Run as ``python writers.py NAME DIRECTORY``. After each fsync that returned comes a line: a name and a number.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from itertools import count
+
+MOUNT_IS_GONE = (errno.ECONNABORTED, errno.ENOTCONN, errno.EIO)
+
+
+def said(name: str, value: int) -> None:
+    os.write(1, f"{name} {value}\n".encode())
+
+
+def appends(top: str) -> None:
+    files = [os.open(f"{top}/append-{number}", os.O_CREAT | os.O_WRONLY) for number in range(4)]
+    for step in count():
+        file = files[step % 4]
+        os.write(file, b"%d," % step * 500)
+        if step % 5 == 0:
+            os.fsync(file)
+            said(f"append-{step % 4}", os.lseek(file, 0, os.SEEK_CUR))
+
+
+def overwrites(top: str) -> None:
+    file = os.open(f"{top}/overwrite", os.O_CREAT | os.O_RDWR)
+    os.write(file, bytes(97 * 4096))
+    for step in count():
+        os.pwrite(file, b"%8d" % step * 512, step % 97 * 4096)
+        if step % 10 == 0:
+            os.fsync(file)
+            said("overwrite", step)
+
+
+def truncates(top: str) -> None:
+    file = os.open(f"{top}/truncate", os.O_CREAT | os.O_RDWR)
+    for step in count():
+        os.ftruncate(file, step * 7919 % 50_000)
+        os.pwrite(file, b"t" * 3000, step * 104_729 % 60_000)
+        if step % 10 == 0:
+            os.fsync(file)
+            said("truncate", step)
+
+
+def new_files(top: str) -> None:
+    for step in count():
+        file = os.open(f"{top}/tmp-{step}", os.O_CREAT | os.O_WRONLY)
+        os.write(file, b"%6d" % step * 1000)
+        os.fsync(file)
+        os.close(file)
+        os.rename(f"{top}/tmp-{step}", f"{top}/new-{step % 50}")
+        said(f"new-{step % 50}", step)
+
+
+def directories(top: str) -> None:
+    os.mkdir(f"{top}/one")
+    os.mkdir(f"{top}/two")
+    for step in count():
+        before, after = f"{top}/one/{step}", f"{top}/two/{'n' * 200}-{step}"
+        os.mkdir(before)
+        file = os.open(f"{before}/file", os.O_CREAT | os.O_WRONLY)
+        os.write(file, b"%d" % step)
+        os.close(file)
+        os.rename(before, after)
+        if step % 3 == 0:
+            os.unlink(f"{after}/file")
+            os.rmdir(after)
+        said("directories", step)
+
+
+WRITERS: dict[str, Callable[[str], None]] = {
+    function.__name__: function for function in (appends, overwrites, truncates, new_files, directories)
+}
+
+
+def main() -> None:
+    try:
+        WRITERS[sys.argv[1]](sys.argv[2])
+    except OSError as error:
+        if error.errno not in MOUNT_IS_GONE:
+            raise
+
+
+if __name__ == "__main__":
+    main()

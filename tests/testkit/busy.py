@@ -25,7 +25,7 @@ class Busy:
         return f"{self.choose.choice(self.directories)}/{self.choose.choice(NAMES)}"
 
     def old_path(self) -> str:
-        if not self.files:
+        while not self.files:
             self.create()
         return self.choose.choice(sorted(self.files))
 

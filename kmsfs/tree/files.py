@@ -273,12 +273,16 @@ class Files:
     async def _truncate(self, file: OpenFile, size: int) -> None:
         if size < file.size:
             # No write of this file can come in between: the kernel holds its inode lock during a truncation.
-            if file.begin_shrink(size):
-                generation = file.generation
-                await trio.to_thread.run_sync(os.fdatasync, file.fd)
-                file.note_durable(generation)
-                file.may_be_clean = False
-            file.finish_shrink(size)
+            file.shrinking = True  # a close or fsync meanwhile must not put the old length back
+            try:
+                if file.begin_shrink(size):
+                    generation = file.generation
+                    await trio.to_thread.run_sync(os.fdatasync, file.fd)
+                    file.note_durable(generation)
+                    file.may_be_clean = False
+                file.finish_shrink(size)
+            finally:
+                file.shrinking = False
         else:
             file.grow(size)
 
@@ -296,6 +300,7 @@ class Files:
             and file.header is not None
             and file.header.dirty
             and not file.tail_damaged
+            and not file.shrinking
         ):
             with file.times_kept():
                 file.put_header(dirty=False, sealed_length=file.size)

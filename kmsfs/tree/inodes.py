@@ -97,6 +97,10 @@ class InodeTable:
             raise OSError(errno.ESTALE, "inode is not known")
         return inode
 
+    def peek(self, number: int) -> Inode | None:
+        """The inode of a number, if it is known."""
+        return self._by_number.get(number)
+
     def find(self, status: os.stat_result) -> Inode | None:
         """The inode of a backing object, if it is known."""
         return self._by_key.get((status.st_dev, status.st_ino))

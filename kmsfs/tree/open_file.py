@@ -49,6 +49,7 @@ class OpenFile:
         "newest_copy",
         "nowait",
         "ready",
+        "shrinking",
         "size",
         "tail_damaged",
         "version",
@@ -75,6 +76,7 @@ class OpenFile:
         self.copies_agree = True
         self.may_be_clean = False  # a shrink must make a dirty header durable first
         self.tail_damaged = False
+        self.shrinking = False  # a shorter length is announced in the header and not yet cut
         self.version = 0  # counts changes, so that a seal can tell that it came too late
 
     def adopt(self, opened: OpenedHeader, size: int) -> None:
@@ -374,7 +376,8 @@ class OpenFile:
 
     def note_length(self) -> None:
         """Bring the sealed length of a dirty header up to date, leaving the times of the file alone."""
-        if self.header is not None and self.header.dirty and self.header.sealed_length != self.size:
+        header = self.header
+        if header is not None and header.dirty and header.sealed_length != self.size and not self.shrinking:
             with self.times_kept():
                 self.put_header(dirty=True, sealed_length=self.size)
 

@@ -101,7 +101,7 @@ class Tree:
         elif status.st_size and inode.kind == 0o100000:
             path_fd = attributes.open_path(self.volume, inode)
             try:
-                fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             finally:
                 os.close(path_fd)
             try:

@@ -140,7 +140,9 @@ class Volume:
     def forget(self, forgotten: list[tuple[int, int]]) -> None:
         """The kernel gives look-ups back: (inode number, count) pairs."""
         for number, count in forgotten:
-            inode = self.inodes.get(number)
+            inode = self.inodes.peek(number)
+            if inode is None:  # nothing to give back; the rest of the batch still is
+                continue
             inode.lookups -= count
             if inode.lookups == 0:
                 self.released(inode)

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,7 @@ async def _serve(
         tree_path,
         TreeOptions(read_only=options.read_only, noatime=options.noatime, max_unsealed=min(2048, limit)),
     )
+    options = replace(options, read_only=tree.options.read_only)  # the tree may insist on it
     try:
         started = time.time()
 

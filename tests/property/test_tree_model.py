@@ -344,7 +344,7 @@ def test_the_tree_behaves_as_its_model(home: Home, tmp_path: Path) -> None:
         run_state_machine_as_test(
             partial(TreeModel, keystore, tmp_path),
             settings=settings(
-                max_examples=120,
+                max_examples=60,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -55,10 +55,9 @@ class Audits:
     def count(
         self, arn: KeyArn, action: str, context: Mapping[str, str], *, uid: int, result: str, uses: int
     ) -> None:
-        """Count uses that are alike, by one user; they are recorded once a minute. A foreign ARN has no log here."""
-        log = self._logs.get(arn.split(":")[3]) if arn.count(":") > 3 else None
-        if log is not None:
-            log.count(Event(log.actor._replace(uid=uid), action, arn, context, result, uses))
+        """Count uses that are alike, by one user, of a key that was used before; recorded once a minute."""
+        log = self._logs[arn.split(":")[3]]
+        log.count(Event(log.actor._replace(uid=uid), action, arn, context, result, uses))
 
     def check(self, service: RegionService) -> None:
         """Raise AuditUnavailableError if the region's log could not be written lately."""

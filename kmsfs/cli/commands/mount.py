@@ -69,6 +69,6 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
         nosuid="nosuid" in plan.options,
         noexec="noexec" in plan.options,
     )
-    with open_keystore(home, via="mount") as keystore:
+    with open_keystore(home) as keystore:
         serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)
     _log.info("unmounted, everything is stored")

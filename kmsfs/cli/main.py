@@ -18,7 +18,6 @@ TABLE: Final = {
     "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
-    "audit": (f"{_COMMANDS}.audit", "Show and verify the record of every use of a key."),
     "doctor": (f"{_COMMANDS}.doctor", "Check the installation and name the remedies."),
 }
 

@@ -28,7 +28,6 @@ from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore import provision
 from kmsfs.keystore.arn import KeyReference, check_region, parse_reference
-from kmsfs.keystore.audit_verify import SegmentFinding
 from kmsfs.keystore.audits import Audits, shared_pairs
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.home import load_region, metadata_path, region_names
@@ -62,7 +61,7 @@ class Keystore:
         self._store = SqliteMetadataStore(metadata_path(self.home))
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
-        self.audits = Audits(self.home, via)  # also counts and keeps what a process records that stays
+        self._audits = Audits(self.home, via)
         self._refreshed_at = 0.0
         self._stale = False
 
@@ -82,7 +81,7 @@ class Keystore:
     def close(self) -> None:
         """Log out of every token and release the metadata store."""
         with self._lock:
-            self.audits.close()
+            self._audits.close()
             for service in self._services.values():
                 service.hsm.close()
             self._services.clear()
@@ -117,7 +116,7 @@ class Keystore:
         if len(description) > MAX_DESCRIPTION_LENGTH:
             raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")
         service = self._service(region)
-        with self.audits.change(service, "CreateKey", None) as change:
+        with self._audits.change(service, "CreateKey", None) as change:
             key = service.create_key(description, alias)
             change.key_arn = key.arn
             change.details = {"alias": alias} if alias else {}
@@ -151,13 +150,13 @@ class Keystore:
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point a new alias at a key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        with self.audits.change(service, "CreateAlias", key_id, alias=name):
+        with self._audits.change(service, "CreateAlias", key_id, alias=name):
             return service.create_alias(name, key_id)
 
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        with self.audits.change(service, "UpdateAlias", key_id, alias=name):
+        with self._audits.change(service, "UpdateAlias", key_id, alias=name):
             return service.update_alias(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
@@ -165,7 +164,7 @@ class Keystore:
         service = self._service(self._region_or_only(region))
         alias = service.snapshot.aliases.get(name)
         key_id = None if alias is None else alias.target_key_id
-        with self.audits.change(service, "DeleteAlias", key_id, alias=name):
+        with self._audits.change(service, "DeleteAlias", key_id, alias=name):
             service.delete_alias(name)
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
@@ -181,19 +180,17 @@ class Keystore:
         """Return ``length`` new random bytes, clear and wrapped."""
         if not 1 <= length <= MAX_DATA_KEY_SIZE:
             raise InvalidRequestError(f"data key length must be 1 to {MAX_DATA_KEY_SIZE} bytes, not {length}")
-        encoded = _encoded(context)
         service, key_id = self._locate(ref, region)
-        with self.audits.use(service, "GenerateDataKey", key_id, context):
-            return _new_data_key(service, key_id, encoded, length)
+        with self._audits.use(service, "GenerateDataKey", key_id, context):
+            return _new_data_key(service, key_id, context, length)
 
     def generate_data_keys(self, ref: str, contexts: Sequence[Mapping[str, str]]) -> list[GeneratedDataKey]:
         """Return a data key of 32 bytes for each context; one record counts them and holds what they share."""
-        encoded = [_encoded(context) for context in contexts]
         service, key_id = self._locate(ref, None)
         made: list[GeneratedDataKey] = []
-        with self.audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
+        with self._audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
             try:
-                made += (_new_data_key(service, key_id, context, 32) for context in encoded)
+                made += (_new_data_key(service, key_id, context, 32) for context in contexts)
             finally:
                 use.uses = len(made)
         return made
@@ -213,7 +210,7 @@ class Keystore:
         self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable."""
-        return self._decrypt(blob, context, ref, region, self.audits.use, "Decrypt")
+        return self._decrypt(blob, context, ref, region, self._audits.use, "Decrypt")
 
     def re_encrypt(
         self,
@@ -225,7 +222,7 @@ class Keystore:
         region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self._decrypt(blob, source_context, None, None, self.audits.use, "ReEncryptFrom")
+        source = self._decrypt(blob, source_context, None, None, self._audits.use, "ReEncryptFrom")
         target = self._encrypt(destination_ref, source.plaintext, destination_context, region, "ReEncryptTo")
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
@@ -238,11 +235,21 @@ class Keystore:
         key = service.key(key_id)
         next_state(key.state, Operation.DECRYPT, key.arn)
         service.hsm.check_present()
-        self.audits.check(service)
+        self._audits.check(service)
 
     def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
         """Return the data key of a file that is opened: as ``decrypt``, but counted (``count``)."""
-        return self._decrypt(blob, context, ref, None, self.audits.counted_use, "Decrypt").plaintext
+        return self._decrypt(blob, context, ref, None, self._audits.counted_use, "Decrypt").plaintext
+
+    def count(
+        self, key_arn: KeyArn, action: str, context: Mapping[str, str], uid: int, result: str, uses: int
+    ) -> None:
+        """Count uses of a key that are alike, by one user; they are recorded once a minute."""
+        self._audits.count(self._locate(key_arn, None)[0], action, key_arn, context, uid, result, uses)
+
+    def tend_audit(self) -> None:
+        """Keep the audit logs in order: call it once a second, in a thread, in a process that stays."""
+        self._audits.tend()
 
     def refresh(self) -> bool:
         """Read the metadata again if another process changed it; return whether anything differs."""
@@ -274,17 +281,13 @@ class Keystore:
         """Examine every region and return what was found; changes nothing."""
         return check_keystore(self.home, self._service)
 
-    def verify_audit(self, region: str | None = None) -> list[SegmentFinding]:
-        """Check the audit log of one region or of all; changes nothing."""
-        return [found for service in self._services_of(region) for found in self.audits.verify(service)]
-
     # --- inside ---------------------------------------------------------------------------------
     def _encrypt(
         self, ref: str, plaintext: bytes, context: Mapping[str, str], region: str | None, action: str
     ) -> EncryptResult:
         encoded = _encoded(context)
         service, key_id = self._locate(ref, region)
-        with self.audits.use(service, action, key_id, context):
+        with self._audits.use(service, action, key_id, context):
             return EncryptResult(*service.seal(service.key(key_id), Operation.ENCRYPT, plaintext, encoded))
 
     def _decrypt(
@@ -313,7 +316,7 @@ class Keystore:
 
     def _change_state(self, ref: str, region: str | None, operation: Operation, action: str) -> KeyMetadata:
         service, key_id = self._locate(ref, region)
-        with self.audits.change(service, action, key_id):
+        with self._audits.change(service, action, key_id):
             return service.change_state(key_id, operation)
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
@@ -367,7 +370,7 @@ class Keystore:
             if service is None:
                 config = load_region(self.home, region)
                 service = RegionService(config, provision.connect(self.home, config), self._store)
-                self.audits.add(service)
+                self._audits.add(service)
                 self._services[region] = service
             return service
 
@@ -376,11 +379,12 @@ class Keystore:
         return [self._service(name) for name in names]
 
 
-def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
+def _new_data_key(
+    service: RegionService, key_id: KeyId, context: Mapping[str, str], length: int
+) -> GeneratedDataKey:
     plaintext = random_bytes(length)
-    return GeneratedDataKey(
-        plaintext, *service.seal(service.key(key_id), Operation.GENERATE_DATA_KEY, plaintext, context)
-    )
+    sealed = service.seal(service.key(key_id), Operation.GENERATE_DATA_KEY, plaintext, _encoded(context))
+    return GeneratedDataKey(plaintext, *sealed)
 
 
 def _encoded(context: Mapping[str, str]) -> bytes:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
-from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.pin import read_pin
@@ -75,7 +74,7 @@ def _metadata(service: RegionService) -> str:
 
 def _keys(service: RegionService) -> str:
     in_token = {key.object_id: key for key in service.hsm.list_keys()}
-    wanted = [*_owned(service), *service.snapshot.materials]
+    wanted = [integrity_key_id(service.config.region), *service.snapshot.materials]
     for object_id in wanted:
         key = in_token.get(object_id)
         if key is None:
@@ -91,16 +90,9 @@ def _keys(service: RegionService) -> str:
     return f"{len(wanted)} keys, all sensitive and not extractable"
 
 
-def _owned(service: RegionService) -> list[bytes]:
-    """Return the ids of the keystore's own keys that must be there: no log was written yet, no audit key is needed."""
-    region = service.config.region
-    return [integrity_key_id(region), *([audit_key_id(region)] if service.snapshot.audit_segments else [])]
-
-
 def _orphans(name: str, service: RegionService) -> Finding:
     """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
-    region = service.config.region
-    known = {integrity_key_id(region), audit_key_id(region), *service.snapshot.materials}
+    known = {integrity_key_id(service.config.region), *service.snapshot.materials}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})
     if not labels:

@@ -2,12 +2,11 @@
 
 Opening it is cheap: a region's metadata is read, and its module loaded, when one of its keys is first needed.
 Thread-safe. Every answer comes from verified metadata; another process's changes show after ``refresh``,
-which every use asks for once a second by itself. Everything that uses or changes a key is recorded (audits.py);
-what cannot be recorded is refused.
+which every use asks for once a second by itself.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -25,10 +24,9 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, parse_blob
 from kmsfs.format.context import encode_context
-from kmsfs.ids import KeyArn, KeyId, Region
+from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore import provision
 from kmsfs.keystore.arn import KeyReference, check_region, parse_reference
-from kmsfs.keystore.audits import Audits, shared_pairs
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.home import load_region, metadata_path, region_names
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
@@ -42,7 +40,6 @@ from kmsfs.keystore.model import (
     ReEncryptResult,
     RegionConfig,
 )
-from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.transitions import Operation, next_state
 
@@ -56,19 +53,18 @@ _parse_reference = lru_cache(maxsize=1024)(parse_reference)
 class Keystore:
     """All regions of a home. Use as a context manager, or call ``close``."""
 
-    def __init__(self, home: Path, *, via: str = "cli") -> None:
+    def __init__(self, home: Path) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
-        self._audits = Audits(self.home, via)
         self._refreshed_at = 0.0
         self._stale = False
 
     @classmethod
-    def open(cls, home: Path, *, via: str = "cli") -> Self:
-        """Return the keystore of ``home``; reads nothing yet. ``via`` is what audit records say of this process."""
-        return cls(home, via=via)
+    def open(cls, home: Path) -> Self:
+        """Return the keystore of ``home``; reads nothing yet."""
+        return cls(home)
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +77,6 @@ class Keystore:
     def close(self) -> None:
         """Log out of every token and release the metadata store."""
         with self._lock:
-            self._audits.close()
             for service in self._services.values():
                 service.hsm.close()
             self._services.clear()
@@ -115,12 +110,7 @@ class Keystore:
         """Generate a CMK in the region's token, and its alias if one is named."""
         if len(description) > MAX_DESCRIPTION_LENGTH:
             raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")
-        service = self._service(region)
-        with self._audits.change(service, "CreateKey", None) as change:
-            key = service.create_key(description, alias)
-            change.key_arn = key.arn
-            change.details = {"alias": alias} if alias else {}
-        return key
+        return self._service(region).create_key(description, alias)
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that ``ref`` names, as it is now."""
@@ -135,11 +125,11 @@ class Keystore:
 
     def enable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Enable a CMK."""
-        return self._change_state(ref, region, Operation.ENABLE, "EnableKey")
+        return self._change_state(ref, region, Operation.ENABLE)
 
     def disable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Disable a CMK: nothing is encrypted or decrypted under it until it is enabled again."""
-        return self._change_state(ref, region, Operation.DISABLE, "DisableKey")
+        return self._change_state(ref, region, Operation.DISABLE)
 
     def resolve(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that a key ARN, alias ARN, ``alias/NAME`` or key id names."""
@@ -150,22 +140,16 @@ class Keystore:
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point a new alias at a key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        with self._audits.change(service, "CreateAlias", key_id, alias=name):
-            return service.create_alias(name, key_id)
+        return service.create_alias(name, key_id)
 
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        with self._audits.change(service, "UpdateAlias", key_id, alias=name):
-            return service.update_alias(name, key_id)
+        return service.update_alias(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
-        service = self._service(self._region_or_only(region))
-        alias = service.snapshot.aliases.get(name)
-        key_id = None if alias is None else alias.target_key_id
-        with self._audits.change(service, "DeleteAlias", key_id, alias=name):
-            service.delete_alias(name)
+        self._service(self._region_or_only(region)).delete_alias(name)
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
         """Return the aliases of one region or of all, by name within each."""
@@ -180,20 +164,9 @@ class Keystore:
         """Return ``length`` new random bytes, clear and wrapped."""
         if not 1 <= length <= MAX_DATA_KEY_SIZE:
             raise InvalidRequestError(f"data key length must be 1 to {MAX_DATA_KEY_SIZE} bytes, not {length}")
-        service, key_id = self._locate(ref, region)
-        with self._audits.use(service, "GenerateDataKey", key_id, context):
-            return _new_data_key(service, key_id, context, length)
-
-    def generate_data_keys(self, ref: str, contexts: Sequence[Mapping[str, str]]) -> list[GeneratedDataKey]:
-        """Return a data key of 32 bytes for each context; one record counts them and holds what they share."""
-        service, key_id = self._locate(ref, None)
-        made: list[GeneratedDataKey] = []
-        with self._audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
-            try:
-                made += (_new_data_key(service, key_id, context, 32) for context in contexts)
-            finally:
-                use.uses = len(made)
-        return made
+        plaintext = random_bytes(length)
+        blob, arn, material_id = self._seal(ref, region, Operation.GENERATE_DATA_KEY, plaintext, context)
+        return GeneratedDataKey(plaintext, blob, arn, material_id)
 
     def encrypt(
         self, ref: str, plaintext: bytes, context: Mapping[str, str], *, region: str | None = None
@@ -204,13 +177,24 @@ class Keystore:
                 f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
                 hint="encrypt larger data under a data key: kmsfs generate-data-key",
             )
-        return self._encrypt(ref, plaintext, context, region, "Encrypt")
+        return EncryptResult(*self._seal(ref, region, Operation.ENCRYPT, plaintext, context))
 
     def decrypt(
         self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable."""
-        return self._decrypt(blob, context, ref, region, self._audits.use, "Decrypt")
+        try:
+            parsed = parse_blob(blob)
+        except FormatError as error:
+            raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
+        encoded = _encoded(context)
+        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
+        entry = service.entry(parsed.head.material_id)
+        key = entry.key
+        if ref is not None and self._locate(ref, service.config.region)[1] != key.key_id:
+            raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
+        plaintext = service.open(entry, parsed, encoded)
+        return DecryptResult(plaintext, key.arn, entry.material.material_id)
 
     def re_encrypt(
         self,
@@ -222,8 +206,8 @@ class Keystore:
         region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self._decrypt(blob, source_context, None, None, self._audits.use, "ReEncryptFrom")
-        target = self._encrypt(destination_ref, source.plaintext, destination_context, region, "ReEncryptTo")
+        source = self.decrypt(blob, source_context)
+        target = self.encrypt(destination_ref, source.plaintext, destination_context, region=region)
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
         )
@@ -235,21 +219,6 @@ class Keystore:
         key = service.key(key_id)
         next_state(key.state, Operation.DECRYPT, key.arn)
         service.hsm.check_present()
-        self._audits.check(service)
-
-    def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
-        """Return the data key of a file that is opened: as ``decrypt``, but counted (``count``)."""
-        return self._decrypt(blob, context, ref, None, self._audits.counted_use, "Decrypt").plaintext
-
-    def count(
-        self, key_arn: KeyArn, action: str, context: Mapping[str, str], uid: int, result: str, uses: int
-    ) -> None:
-        """Count uses of a key that are alike, by one user; they are recorded once a minute."""
-        self._audits.count(self._locate(key_arn, None)[0], action, key_arn, context, uid, result, uses)
-
-    def tend_audit(self) -> None:
-        """Keep the audit logs in order: call it once a second, in a thread, in a process that stays."""
-        self._audits.tend()
 
     def refresh(self) -> bool:
         """Read the metadata again if another process changed it; return whether anything differs."""
@@ -282,42 +251,16 @@ class Keystore:
         return check_keystore(self.home, self._service)
 
     # --- inside ---------------------------------------------------------------------------------
-    def _encrypt(
-        self, ref: str, plaintext: bytes, context: Mapping[str, str], region: str | None, action: str
-    ) -> EncryptResult:
+    def _seal(
+        self, ref: str, region: str | None, operation: Operation, plaintext: bytes, context: Mapping[str, str]
+    ) -> tuple[bytes, KeyArn, MaterialId]:
         encoded = _encoded(context)
         service, key_id = self._locate(ref, region)
-        with self._audits.use(service, action, key_id, context):
-            return EncryptResult(*service.seal(service.key(key_id), Operation.ENCRYPT, plaintext, encoded))
+        return service.seal(service.key(key_id), operation, plaintext, encoded)
 
-    def _decrypt(
-        self,
-        blob: bytes,
-        context: Mapping[str, str],
-        ref: str | None,
-        region: str | None,
-        recording: Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording],
-        action: str,
-    ) -> DecryptResult:
-        try:
-            parsed = parse_blob(blob)
-        except FormatError as error:
-            raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
-        encoded = _encoded(context)
-        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
-        with recording(service, action, None, context) as use:
-            entry = service.entry(parsed.head.material_id)
-            key = entry.key
-            use.key_arn = key.arn
-            if ref is not None and self._locate(ref, service.config.region)[1] != key.key_id:
-                raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
-            plaintext = service.open(entry, parsed, encoded)
-        return DecryptResult(plaintext, key.arn, entry.material.material_id)
-
-    def _change_state(self, ref: str, region: str | None, operation: Operation, action: str) -> KeyMetadata:
+    def _change_state(self, ref: str, region: str | None, operation: Operation) -> KeyMetadata:
         service, key_id = self._locate(ref, region)
-        with self._audits.change(service, action, key_id):
-            return service.change_state(key_id, operation)
+        return service.change_state(key_id, operation)
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
         named = _parse_reference(ref)
@@ -370,21 +313,12 @@ class Keystore:
             if service is None:
                 config = load_region(self.home, region)
                 service = RegionService(config, provision.connect(self.home, config), self._store)
-                self._audits.add(service)
                 self._services[region] = service
             return service
 
     def _services_of(self, region: str | None) -> list[RegionService]:
         names = region_names(self.home) if region is None else [Region(region)]
         return [self._service(name) for name in names]
-
-
-def _new_data_key(
-    service: RegionService, key_id: KeyId, context: Mapping[str, str], length: int
-) -> GeneratedDataKey:
-    plaintext = random_bytes(length)
-    sealed = service.seal(service.key(key_id), Operation.GENERATE_DATA_KEY, plaintext, _encoded(context))
-    return GeneratedDataKey(plaintext, *sealed)
 
 
 def _encoded(context: Mapping[str, str]) -> bytes:

@@ -52,6 +52,10 @@ class KeyNotFoundError(KeystoreError):
     """The key, or the material a blob names, is not in this keystore."""
 
 
+class UnknownMaterialError(KeyNotFoundError):
+    """The key material that a blob names is not in this region."""
+
+
 class KeyDisabledError(KeystoreError):
     """The key is disabled."""
 

@@ -64,6 +64,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.LimitExceededError: ExitCode.LIMIT_EXCEEDED,
     errors.RegionNotFoundError: ExitCode.NOT_FOUND,
     errors.KeyNotFoundError: ExitCode.NOT_FOUND,
+    errors.UnknownMaterialError: ExitCode.NOT_FOUND,
     errors.KeyDisabledError: ExitCode.KEY_DISABLED,
     errors.KeyPendingDeletionError: ExitCode.KEY_PENDING_DELETION,
     errors.KeyStateError: ExitCode.KEY_STATE,

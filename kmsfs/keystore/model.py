@@ -116,6 +116,37 @@ class AliasEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialEntry:
+    """An access key as a region's metadata hold it."""
+
+    access_key_id: str
+    principal: str
+    sealed_secret: str = field(repr=False)
+    created_at: float
+
+    def to_aws(self) -> dict[str, object]:
+        """Return AWS's AccessKeyMetadata structure."""
+        return {
+            "UserName": self.principal,
+            "AccessKeyId": self.access_key_id,
+            "Status": "Active",
+            "CreateDate": self.created_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """A new access key with its secret, which is shown this once."""
+
+    access_key_id: str
+    secret: str = field(repr=False)
+
+    def to_aws(self) -> dict[str, object]:
+        """Return what ``kmsfs credential create --json`` prints."""
+        return {"AccessKeyId": self.access_key_id, "SecretAccessKey": self.secret}
+
+
+@dataclass(frozen=True, slots=True)
 class GeneratedDataKey:
     """A new data key, clear and wrapped."""
 

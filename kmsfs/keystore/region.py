@@ -20,6 +20,7 @@ from kmsfs.errors import (
     InvalidCiphertextError,
     KeyExhaustedError,
     KeyNotFoundError,
+    UnknownMaterialError,
 )
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Blob, Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
@@ -165,10 +166,10 @@ class RegionService:
         return seal(self.hsm, entry, nonce, plaintext, context), key.arn, material_id
 
     def entry(self, material_id: MaterialId) -> MaterialEntry:
-        """Return the key and material that a blob names, or raise KeyNotFoundError."""
+        """Return the key and material that a blob names, or raise UnknownMaterialError."""
         entry = self.snapshot.materials.get(material_id)
         if entry is None:
-            raise KeyNotFoundError(
+            raise UnknownMaterialError(
                 f"key material {material_id.hex()} is not in region {self.config.region}",
                 hint="the blob is of another keystore, or its key was deleted",
             )

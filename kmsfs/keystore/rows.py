@@ -15,7 +15,14 @@ from kmsfs.format.blob import BlobHead, Suite, head_prefix
 from kmsfs.ids import KeyId, MaterialId, Region
 from kmsfs.keystore.arn import alias_arn, key_arn
 from kmsfs.keystore.audit import Checkpoint, Segment
-from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material
+from kmsfs.keystore.model import (
+    AliasEntry,
+    CredentialEntry,
+    KeyManager,
+    KeyMetadata,
+    KeyState,
+    Material,
+)
 from kmsfs.keystore.ports import KEY_COLUMNS, Row, Value
 
 _DOMAIN = b"kmsfs metadata row v1"
@@ -46,6 +53,7 @@ class Snapshot:
     aliases: Mapping[str, AliasEntry]
     uses_reserved: Mapping[MaterialId, int] = field(repr=False)
     audit_segments: Mapping[str, Segment] = field(repr=False)
+    credentials: Mapping[str, CredentialEntry] = field(repr=False)
 
 
 def row_bytes(table: str, values: Values) -> bytes:
@@ -117,6 +125,17 @@ def segment_values(region: Region, segment: Segment) -> Values:
     }
 
 
+def credential_values(region: Region, credential: CredentialEntry) -> Values:
+    """Return an access key's row."""
+    return {
+        "region": region,
+        "access_key_id": credential.access_key_id,
+        "principal": credential.principal,
+        "sealed_secret": credential.sealed_secret,
+        "created_at": to_microseconds(credential.created_at),
+    }
+
+
 def state_values(region: Region, account: str, counter: int, digest: str) -> Values:
     """Return the region's state row."""
     return {"region": region, "account": account, "counter": counter, "rows_digest": digest}
@@ -154,6 +173,7 @@ def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
         MappingProxyType(aliases),
         MappingProxyType(uses),
         MappingProxyType({found.segment_id: found for found in map(_segment, by_table["audit_segments"])}),
+        MappingProxyType({str(v["access_key_id"]): _credential(v) for v in by_table["credentials"]}),
     )
 
 
@@ -209,6 +229,15 @@ def _segment(values: Values) -> Segment:
         checkpoint=Checkpoint(
             _int(values["records"]), _int(values["size"]), bytes.fromhex(str(values["last_mac"]))
         ),
+    )
+
+
+def _credential(values: Values) -> CredentialEntry:
+    return CredentialEntry(
+        access_key_id=str(values["access_key_id"]),
+        principal=str(values["principal"]),
+        sealed_secret=str(values["sealed_secret"]),
+        created_at=_int(values["created_at"]) / _MICROSECONDS,
     )
 
 

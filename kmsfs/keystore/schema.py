@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 SCHEMA = sa.MetaData()
 INFO = sa.Table("schema_info", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
@@ -68,6 +68,16 @@ TABLES: Final = {
         sa.Column("last_mac", sa.String(64), nullable=False),
         sa.Column("mac", sa.String(64), nullable=False),
     ),
+    "credentials": sa.Table(
+        "credentials",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("access_key_id", sa.String(20), primary_key=True),
+        sa.Column("principal", sa.String(64), nullable=False),
+        sa.Column("sealed_secret", sa.String(256), nullable=False),  # credentials.py seals it
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
 }
 
 
@@ -75,7 +85,11 @@ def _to_2(connection: sa.Connection) -> None:
     TABLES["audit_segments"].create(connection)
 
 
-_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2}
+def _to_3(connection: sa.Connection) -> None:
+    TABLES["credentials"].create(connection)
+
+
+_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3}
 """What makes a database of that version one of the next."""
 
 

@@ -22,12 +22,13 @@ from kmsfs.errors import (
     KeyNotFoundError,
     RegionNotFoundError,
 )
-from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, parse_blob
+from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore import provision
 from kmsfs.keystore.arn import KeyReference, check_region, parse_reference
 from kmsfs.keystore.checks import check_keystore
+from kmsfs.keystore.credentials import Credentials
 from kmsfs.keystore.home import load_region, metadata_path, region_names
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import (
@@ -41,6 +42,7 @@ from kmsfs.keystore.model import (
     RegionConfig,
 )
 from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.rows import MaterialEntry
 from kmsfs.keystore.transitions import Operation, next_state
 
 REFRESH_INTERVAL_S = 1.0
@@ -60,6 +62,7 @@ class Keystore:
         self._services: dict[str, RegionService] = {}
         self._refreshed_at = 0.0
         self._stale = False
+        self.credentials = Credentials(self.home, lambda: self._services_of(None))
 
     @classmethod
     def open(cls, home: Path) -> Self:
@@ -96,7 +99,7 @@ class Keystore:
         pin_file: Path | None = None,
     ) -> RegionConfig:
         """Set up a region on a token of ``module``; without one, on a new embedded SoftHSM token."""
-        return provision.add_region(
+        config = provision.add_region(
             self.home,
             self._store,
             check_region(region),
@@ -104,6 +107,8 @@ class Keystore:
             token_label=token_label,
             pin_file=pin_file,
         )
+        self.credentials.copy_to(self._service(config.region))
+        return config
 
     # --- keys -----------------------------------------------------------------------------------
     def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
@@ -183,18 +188,15 @@ class Keystore:
         self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable."""
-        try:
-            parsed = parse_blob(blob)
-        except FormatError as error:
-            raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
+        parsed = _parsed(blob)
         encoded = _encoded(context)
-        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
-        entry = service.entry(parsed.head.material_id)
-        key = entry.key
-        if ref is not None and self._locate(ref, service.config.region)[1] != key.key_id:
-            raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
+        service, entry = self._entry_of(parsed, ref, region)
         plaintext = service.open(entry, parsed, encoded)
-        return DecryptResult(plaintext, key.arn, entry.material.material_id)
+        return DecryptResult(plaintext, entry.key.arn, entry.material.material_id)
+
+    def key_of_blob(self, blob: bytes, *, ref: str | None = None, region: str | None = None) -> KeyMetadata:
+        """Return the CMK that a blob is under, without opening it; ``ref`` as for ``decrypt``."""
+        return self._entry_of(_parsed(blob), ref, region)[1].key
 
     def re_encrypt(
         self,
@@ -204,9 +206,11 @@ class Keystore:
         destination_context: Mapping[str, str],
         *,
         region: str | None = None,
+        source_ref: str | None = None,
+        source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self.decrypt(blob, source_context)
+        source = self.decrypt(blob, source_context, ref=source_ref, region=source_region)
         target = self.encrypt(destination_ref, source.plaintext, destination_context, region=region)
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
@@ -271,6 +275,15 @@ class Keystore:
             return service, named.key_id
         return service, service.alias_target(str(named.alias))
 
+    def _entry_of(
+        self, parsed: Blob, ref: str | None, region: str | None
+    ) -> tuple[RegionService, MaterialEntry]:
+        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
+        entry = service.entry(parsed.head.material_id)
+        if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
+            raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
+        return service, entry
+
     def _region_of_blob(self, key_arn: KeyArn) -> RegionService:
         """Return the region that a blob names: where to look, and nothing more."""
         try:
@@ -319,6 +332,13 @@ class Keystore:
     def _services_of(self, region: str | None) -> list[RegionService]:
         names = region_names(self.home) if region is None else [Region(region)]
         return [self._service(name) for name in names]
+
+
+def _parsed(blob: bytes) -> Blob:
+    try:
+        return parse_blob(blob)
+    except FormatError as error:
+        raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
 
 
 def _encoded(context: Mapping[str, str]) -> bytes:

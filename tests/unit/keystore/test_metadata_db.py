@@ -100,11 +100,15 @@ def test_another_schema_version_is_refused(path: Path, version: int) -> None:
             use(opened)
 
 
-def test_a_database_of_schema_1_is_upgraded(path: Path, store: SqliteMetadataStore) -> None:
+@pytest.mark.parametrize(("version", "later"), [(1, ["audit_segments", "credentials"]), (2, ["credentials"])])
+def test_a_database_of_an_older_schema_is_upgraded(
+    path: Path, store: SqliteMetadataStore, version: int, later: list[str]
+) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as other, other:
-        other.execute("DROP TABLE audit_segments")
-        other.execute("UPDATE schema_info SET version = 1")
+        for table in later:
+            other.execute(f"DROP TABLE {table}")
+        other.execute("UPDATE schema_info SET version = ?", (version,))
     for _ in range(2):
         with closing(SqliteMetadataStore(path)) as opened:
             assert opened.read(US) == [STATE]

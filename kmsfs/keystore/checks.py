@@ -6,10 +6,11 @@ from pathlib import Path
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
 from kmsfs.keystore.home import load_region, region_names
+from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
-from kmsfs.keystore.region import KEY_LABEL_PREFIX, RegionService, integrity_key_id
+from kmsfs.keystore.region import RegionService, integrity_key_id
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:

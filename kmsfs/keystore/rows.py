@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from types import MappingProxyType
 
-from kmsfs.errors import MetadataTamperedError
+from kmsfs.errors import AliasNotFoundError, KeyNotFoundError, MetadataTamperedError
 from kmsfs.format.blob import BlobHead, Suite, head_prefix
 from kmsfs.ids import KeyId, MaterialId, Region
 from kmsfs.keystore.arn import alias_arn, key_arn
@@ -46,6 +46,22 @@ class Snapshot:
     aliases: Mapping[str, AliasEntry]
     uses_reserved: Mapping[MaterialId, int] = field(repr=False)
     audit_segments: Mapping[str, Segment] = field(repr=False)
+
+    def key(self, key_id: KeyId) -> KeyMetadata:
+        """Return the CMK or raise KeyNotFoundError."""
+        found = self.keys.get(key_id)
+        if found is None:
+            raise KeyNotFoundError(
+                f"key {key_id} is not in region {self.region}", hint="kmsfs key list shows the keys"
+            )
+        return found
+
+    def alias(self, name: str) -> AliasEntry:
+        """Return the alias or raise AliasNotFoundError."""
+        found = self.aliases.get(name)
+        if found is None:
+            raise AliasNotFoundError(f"{name} does not exist in region {self.region}")
+        return found
 
 
 def row_bytes(table: str, values: Values) -> bytes:

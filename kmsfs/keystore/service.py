@@ -110,7 +110,7 @@ class Keystore:
         """Generate a CMK in the region's token, and its alias if one is named."""
         if len(description) > MAX_DESCRIPTION_LENGTH:
             raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")
-        return self._service(region).create_key(description, alias)
+        return self._service(region).lifecycle.create(description, alias)
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that ``ref`` names, as it is now."""
@@ -140,16 +140,16 @@ class Keystore:
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point a new alias at a key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.create_alias(name, key_id)
+        return service.aliases.create(name, key_id)
 
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.update_alias(name, key_id)
+        return service.aliases.update(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
-        self._service(self._region_or_only(region)).delete_alias(name)
+        self._service(self._region_or_only(region)).aliases.delete(name)
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
         """Return the aliases of one region or of all, by name within each."""
@@ -260,7 +260,7 @@ class Keystore:
 
     def _change_state(self, ref: str, region: str | None, operation: Operation) -> KeyMetadata:
         service, key_id = self._locate(ref, region)
-        return service.change_state(key_id, operation)
+        return service.lifecycle.change_state(key_id, operation)
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
         named = _parse_reference(ref)

@@ -67,7 +67,7 @@ def test_a_disabled_key_gives_nothing_and_drains(keystore: Keystore, pool: DataK
 
 def test_nothing_under_old_material(keystore: Keystore, pool: DataKeyPool, arn: KeyArn) -> None:
     pool.fill(3)
-    renewed = keystore._service("us-east-1")._renew_material(keystore.resolve(arn))
+    renewed = keystore._service("us-east-1").lifecycle.renew_material(keystore.resolve(arn))
     assert pool.take().material_id == renewed.current_material_id
     assert len(pool) == 0
 

@@ -39,6 +39,8 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.AliasNotFoundError: WireError("NotFoundException", message="Alias {resource} is not found."),
     errors.AlreadyExistsError: WireError("AlreadyExistsException"),
     errors.InvalidAliasError: WireError("InvalidAliasNameException"),
+    errors.ReservedAliasError: WireError("NotAuthorizedException", message=""),
+    errors.TagError: WireError("TagException"),
     errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
     errors.IncorrectKeyError: WireError(
         "IncorrectKeyException",

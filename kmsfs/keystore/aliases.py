@@ -1,13 +1,13 @@
 """The aliases of one region: names that point at its keys, each changed in one commit."""
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
 
-from kmsfs.errors import AlreadyExistsError
+from kmsfs.errors import AccessDeniedError, AlreadyExistsError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.arn import alias_arn, check_alias
 from kmsfs.keystore.ledger import Changes, Ledger
-from kmsfs.keystore.model import AliasEntry, RegionConfig
+from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, RegionConfig
 from kmsfs.keystore.rows import Snapshot, alias_values
 from kmsfs.keystore.transitions import Operation, next_state
 
@@ -15,9 +15,10 @@ from kmsfs.keystore.transitions import Operation, next_state
 class Aliases:
     """What may be done with a region's aliases. Thread-safe."""
 
-    def __init__(self, config: RegionConfig, ledger: Ledger) -> None:
+    def __init__(self, config: RegionConfig, ledger: Ledger, now: Callable[[], float]) -> None:
         self._config = config
         self._ledger = ledger
+        self._now = now
 
     def create(self, name: str, key_id: KeyId) -> AliasEntry:
         """Point a new alias at a key."""
@@ -27,7 +28,7 @@ class Aliases:
             require_free(snapshot, name)
             _require_target(snapshot, key_id)
             return Changes(
-                puts=[("aliases", alias_values(new_alias(self._config, name, key_id, time.time())))]
+                puts=[("aliases", alias_values(new_alias(self._config, name, key_id, self._now())))]
             )
 
         return self._ledger.commit(decide).aliases[name]
@@ -39,7 +40,7 @@ class Aliases:
         def decide(snapshot: Snapshot) -> Changes:
             alias = snapshot.alias(name)
             _require_target(snapshot, key_id)
-            moved = replace(alias, target_key_id=key_id, updated_at=time.time())
+            moved = replace(alias, target_key_id=key_id, updated_at=self._now())
             return Changes(puts=[("aliases", alias_values(moved))])
 
         return self._ledger.commit(decide).aliases[name]
@@ -69,6 +70,17 @@ def require_free(snapshot: Snapshot, name: str) -> None:
         )
 
 
-def _require_target(snapshot: Snapshot, key_id: KeyId) -> None:
+def changeable(snapshot: Snapshot, key_id: KeyId) -> KeyMetadata:
+    """Return the CMK, or raise AccessDeniedError if it is not the customer's to change."""
     key = snapshot.key(key_id)
+    if key.manager is not KeyManager.CUSTOMER:
+        raise AccessDeniedError(
+            f"key {key.arn} is a managed key: it can be seen and not changed",
+            hint="kmsfs key create makes one",
+        )
+    return key
+
+
+def _require_target(snapshot: Snapshot, key_id: KeyId) -> None:
+    key = changeable(snapshot, key_id)
     next_state(key.state, Operation.POINT_ALIAS, key.arn)

@@ -93,7 +93,10 @@ def _keys(service: RegionService) -> str:
 
 def _orphans(name: str, service: RegionService) -> Finding:
     """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
-    known = {integrity_key_id(service.config.region), *service.snapshot.materials}
+    dying = (
+        material.material_id for key in service.snapshot.condemned.values() for material in key.materials
+    )
+    known = {integrity_key_id(service.config.region), *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})
     if not labels:

@@ -77,6 +77,7 @@ KEY_COLUMNS: Final = {
     "materials": "material_id",
     "aliases": "name",
     "audit_segments": "segment_id",
+    "tags": "tag_id",
 }
 
 

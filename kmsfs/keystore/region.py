@@ -5,18 +5,25 @@ Nothing here knows of other regions. AAD is built from this region's own names, 
 
 import hashlib
 import time
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 from threading import RLock
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.errors import IntegrityError, InvalidCiphertextError, KeyExhaustedError, KeyNotFoundError
+from kmsfs.errors import (
+    AlreadyExistsError,
+    IntegrityError,
+    InvalidCiphertextError,
+    KeyExhaustedError,
+    KeyNotFoundError,
+)
 from kmsfs.format.blob import Blob, Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore.aliases import Aliases
 from kmsfs.keystore.ledger import Ledger
-from kmsfs.keystore.lifecycle import Lifecycle
-from kmsfs.keystore.model import KeyMetadata, RegionConfig
+from kmsfs.keystore.lifecycle import Lifecycle, rotation_is_due
+from kmsfs.keystore.model import KeyManager, KeyMetadata, RegionConfig, RotationType
 from kmsfs.keystore.ports import Hsm, MetadataStore
 from kmsfs.keystore.rows import MaterialEntry, Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
@@ -24,6 +31,8 @@ from kmsfs.keystore.uses import UseCounter
 from kmsfs.keystore.wrapping import open_blob, seal
 
 FAST_CALL_S = 0.001
+MANAGED_ALIAS = "alias/aws/kmsfs"
+MANAGED_DESCRIPTION = "Default key that protects trees when no other key is named"
 
 
 def integrity_key_id(region: Region) -> bytes:
@@ -34,12 +43,15 @@ def integrity_key_id(region: Region) -> bytes:
 class RegionService:
     """The keys and aliases of one region. Thread-safe."""
 
-    def __init__(self, config: RegionConfig, hsm: Hsm, store: MetadataStore) -> None:
+    def __init__(
+        self, config: RegionConfig, hsm: Hsm, store: MetadataStore, now: Callable[[], float] = time.time
+    ) -> None:
         self.config = config
         self.hsm = hsm
         self.ledger = Ledger(config, store, partial(hsm.hmac, integrity_key_id(config.region)))
-        self.lifecycle = Lifecycle(config, hsm, self.ledger)
-        self.aliases = Aliases(config, self.ledger)
+        self.lifecycle = Lifecycle(config, hsm, self.ledger, now)
+        self.aliases = Aliases(config, self.ledger, now)
+        self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}
         self._fast: bool | None = None
@@ -51,7 +63,21 @@ class RegionService:
 
     def key(self, key_id: KeyId) -> KeyMetadata:
         """Return the CMK or raise KeyNotFoundError."""
-        return self.snapshot.key(key_id)
+        key = self.snapshot.key(key_id)
+        if key.manager is KeyManager.OWNED:
+            raise KeyNotFoundError(
+                f"key {key_id} is not in region {self.config.region}", hint="kmsfs key list shows the keys"
+            )
+        return key
+
+    def managed_key(self) -> KeyMetadata:
+        """Return the key ``alias/aws/kmsfs``, made now if the region has none yet."""
+        try:
+            if MANAGED_ALIAS not in self.ledger.reload().aliases:
+                self.lifecycle.create(MANAGED_DESCRIPTION, MANAGED_ALIAS, KeyManager.AWS)
+        except AlreadyExistsError:
+            self.ledger.reload()  # another process was first
+        return self.key(self.alias_target(MANAGED_ALIAS))
 
     def alias_target(self, name: str) -> KeyId:
         """Return the id of the key that an alias points at."""
@@ -69,6 +95,8 @@ class RegionService:
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
         next_state(key.state, operation, key.arn)
+        if rotation_is_due(key, self._now()):
+            key = self.lifecycle.rotate(key, RotationType.AUTOMATIC)
         material_id = key.current_material_id
         entry = self.snapshot.materials[material_id]
         suite = entry.material.suite
@@ -76,7 +104,9 @@ class RegionService:
             try:
                 self._counter(material_id).take()
             except KeyExhaustedError:
-                return self.seal(self.lifecycle.renew_material(key), operation, plaintext, context)
+                return self.seal(
+                    self.lifecycle.rotate(key, RotationType.AUTOMATIC), operation, plaintext, context
+                )
         nonce = random_bytes(suite.nonce_size)
         return seal(self.hsm, entry, nonce, plaintext, context), key.arn, material_id
 

@@ -5,8 +5,9 @@ Thread-safe. Every answer comes from verified metadata; another process's change
 which every use asks for once a second by itself.
 """
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -20,12 +21,14 @@ from kmsfs.errors import (
     InvalidCiphertextError,
     InvalidRequestError,
     KeyNotFoundError,
+    KmsfsError,
     RegionNotFoundError,
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore import provision
+from kmsfs.keystore.administration import Administration, check_description
 from kmsfs.keystore.arn import KeyReference, check_region, parse_reference
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.home import load_region, metadata_path, region_names
@@ -36,6 +39,7 @@ from kmsfs.keystore.model import (
     EncryptResult,
     Finding,
     GeneratedDataKey,
+    KeyManager,
     KeyMetadata,
     ReEncryptResult,
     RegionConfig,
@@ -44,27 +48,30 @@ from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.transitions import Operation, next_state
 
 REFRESH_INTERVAL_S = 1.0
+SWEEP_RETRY_S = 60.0
 MAX_DATA_KEY_SIZE = 1024
-MAX_DESCRIPTION_LENGTH = 8192
 
+_log = logging.getLogger(__name__)
 _parse_reference = lru_cache(maxsize=1024)(parse_reference)
 
 
-class Keystore:
+class Keystore(Administration):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
+        self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
         self._refreshed_at = 0.0
         self._stale = False
+        self._sweep_after = 0.0
 
     @classmethod
-    def open(cls, home: Path) -> Self:
-        """Return the keystore of ``home``; reads nothing yet."""
-        return cls(home)
+    def open(cls, home: Path, *, now: Callable[[], float] = time.time) -> Self:
+        """Return the keystore of ``home``; reads nothing yet. ``now`` is the clock of what becomes due."""
+        return cls(home, now=now)
 
     def __enter__(self) -> Self:
         return self
@@ -108,8 +115,7 @@ class Keystore:
     # --- keys -----------------------------------------------------------------------------------
     def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
         """Generate a CMK in the region's token, and its alias if one is named."""
-        if len(description) > MAX_DESCRIPTION_LENGTH:
-            raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")
+        check_description(description)
         return self._service(region).lifecycle.create(description, alias)
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -120,7 +126,10 @@ class Keystore:
     def list_keys(self, region: str | None = None) -> list[KeyMetadata]:
         """Return the CMKs of one region or of all, oldest first within each."""
         self.refresh()
-        keys = [list(service.snapshot.keys.values()) for service in self._services_of(region)]
+        keys = [
+            [key for key in service.snapshot.keys.values() if key.manager is not KeyManager.OWNED]
+            for service in self._services_of(region)
+        ]
         return [key for found in keys for key in sorted(found, key=lambda key: (key.created_at, key.key_id))]
 
     def enable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -135,6 +144,10 @@ class Keystore:
         """Return the CMK that a key ARN, alias ARN, ``alias/NAME`` or key id names."""
         service, key_id = self._locate(ref, region)
         return service.key(key_id)
+
+    def managed_key(self, region: str | None = None) -> KeyMetadata:
+        """Return the region's key for trees that name none, made the first time."""
+        return self._fresh_service(self._region_or_only(region)).managed_key()
 
     # --- aliases --------------------------------------------------------------------------------
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
@@ -233,7 +246,19 @@ class Keystore:
                     differs = before != [service.ledger.reload().counter for service in read]
                     self._stale = False
             self._refreshed_at = time.monotonic()
+            for service in read:
+                self._sweep(service)
             return differs
+
+    def _sweep(self, service: RegionService) -> None:
+        """Do what is due in a region; if that fails, use goes on and it is tried again in a minute."""
+        if time.monotonic() < self._sweep_after:
+            return
+        try:
+            service.lifecycle.sweep()
+        except KmsfsError as error:
+            self._sweep_after = time.monotonic() + SWEEP_RETRY_S
+            _log.warning("region %s: what is due cannot be done: %s", service.config.region, error)
 
     def is_fast(self, key_arn: str) -> bool:
         """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
@@ -312,7 +337,7 @@ class Keystore:
             service = self._services.get(region)
             if service is None:
                 config = load_region(self.home, region)
-                service = RegionService(config, provision.connect(self.home, config), self._store)
+                service = RegionService(config, provision.connect(self.home, config), self._store, self._now)
                 self._services[region] = service
             return service
 

@@ -80,6 +80,14 @@ class InvalidAliasError(KeystoreError):
     """The alias name is malformed or reserved."""
 
 
+class ReservedAliasError(InvalidAliasError):
+    """The alias name is under ``alias/aws/``, which is for managed keys."""
+
+
+class TagError(KeystoreError):
+    """A tag is malformed, reserved, named twice, or one too many."""
+
+
 class InvalidCiphertextError(KeystoreError):
     """The blob is foreign, damaged, or its encryption context does not match."""
 

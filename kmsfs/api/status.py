@@ -46,6 +46,8 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
         "AlreadyExistsException", message="An alias with the name {resource} already exists"
     ),
     errors.InvalidAliasError: WireError("InvalidAliasNameException"),
+    errors.ReservedAliasError: WireError("NotAuthorizedException", message=""),
+    errors.TagError: WireError("TagException"),
     errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
     errors.IncorrectKeyError: WireError(
         "IncorrectKeyException",

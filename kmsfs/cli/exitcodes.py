@@ -71,6 +71,8 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.AliasNotFoundError: ExitCode.NOT_FOUND,
     errors.AlreadyExistsError: ExitCode.ALREADY_EXISTS,
     errors.InvalidAliasError: ExitCode.USAGE,
+    errors.ReservedAliasError: ExitCode.USAGE,
+    errors.TagError: ExitCode.USAGE,
     errors.MalformedPolicyError: ExitCode.USAGE,
     errors.InvalidCiphertextError: ExitCode.INVALID_CIPHERTEXT,
     errors.IncorrectKeyError: ExitCode.INCORRECT_KEY,

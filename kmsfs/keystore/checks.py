@@ -7,10 +7,11 @@ from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
 from kmsfs.keystore.credentials import sealing_key_id
 from kmsfs.keystore.home import load_region, region_names
+from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
-from kmsfs.keystore.region import KEY_LABEL_PREFIX, RegionService, integrity_key_id
+from kmsfs.keystore.region import RegionService, integrity_key_id
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:
@@ -96,7 +97,10 @@ def _keys(service: RegionService) -> str:
 def _orphans(name: str, service: RegionService) -> Finding:
     """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
     region = service.config.region
-    known = {integrity_key_id(region), sealing_key_id(region), *service.snapshot.materials}
+    dying = (
+        material.material_id for key in service.snapshot.condemned.values() for material in key.materials
+    )
+    known = {integrity_key_id(region), sealing_key_id(region), *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})
     if not labels:

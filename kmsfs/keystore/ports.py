@@ -78,6 +78,7 @@ KEY_COLUMNS: Final = {
     "aliases": "name",
     "audit_segments": "segment_id",
     "credentials": "access_key_id",
+    "tags": "tag_id",
 }
 
 

@@ -5,8 +5,9 @@ Thread-safe. Every answer comes from verified metadata; another process's change
 which every use asks for once a second by itself.
 """
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -20,12 +21,14 @@ from kmsfs.errors import (
     InvalidCiphertextError,
     InvalidRequestError,
     KeyNotFoundError,
+    KmsfsError,
     RegionNotFoundError,
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore import provision
+from kmsfs.keystore.administration import Administration, check_description
 from kmsfs.keystore.arn import KeyReference, check_region, parse_reference
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.credentials import Credentials
@@ -37,6 +40,7 @@ from kmsfs.keystore.model import (
     EncryptResult,
     Finding,
     GeneratedDataKey,
+    KeyManager,
     KeyMetadata,
     ReEncryptResult,
     RegionConfig,
@@ -46,28 +50,31 @@ from kmsfs.keystore.rows import MaterialEntry
 from kmsfs.keystore.transitions import Operation, next_state
 
 REFRESH_INTERVAL_S = 1.0
+SWEEP_RETRY_S = 60.0
 MAX_DATA_KEY_SIZE = 1024
-MAX_DESCRIPTION_LENGTH = 8192
 
+_log = logging.getLogger(__name__)
 _parse_reference = lru_cache(maxsize=1024)(parse_reference)
 
 
-class Keystore:
+class Keystore(Administration):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
+        self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
         self._refreshed_at = 0.0
         self._stale = False
         self.credentials = Credentials(self.home, lambda: self._services_of(None))
+        self._sweep_after = 0.0
 
     @classmethod
-    def open(cls, home: Path) -> Self:
-        """Return the keystore of ``home``; reads nothing yet."""
-        return cls(home)
+    def open(cls, home: Path, *, now: Callable[[], float] = time.time) -> Self:
+        """Return the keystore of ``home``; reads nothing yet. ``now`` is the clock of what becomes due."""
+        return cls(home, now=now)
 
     def __enter__(self) -> Self:
         return self
@@ -113,9 +120,8 @@ class Keystore:
     # --- keys -----------------------------------------------------------------------------------
     def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
         """Generate a CMK in the region's token, and its alias if one is named."""
-        if len(description) > MAX_DESCRIPTION_LENGTH:
-            raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")
-        return self._service(region).create_key(description, alias)
+        check_description(description)
+        return self._service(region).lifecycle.create(description, alias)
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that ``ref`` names, as it is now."""
@@ -125,7 +131,10 @@ class Keystore:
     def list_keys(self, region: str | None = None) -> list[KeyMetadata]:
         """Return the CMKs of one region or of all, oldest first within each."""
         self.refresh()
-        keys = [list(service.snapshot.keys.values()) for service in self._services_of(region)]
+        keys = [
+            [key for key in service.snapshot.keys.values() if key.manager is not KeyManager.OWNED]
+            for service in self._services_of(region)
+        ]
         return [key for found in keys for key in sorted(found, key=lambda key: (key.created_at, key.key_id))]
 
     def enable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -141,20 +150,24 @@ class Keystore:
         service, key_id = self._locate(ref, region)
         return service.key(key_id)
 
+    def managed_key(self, region: str | None = None) -> KeyMetadata:
+        """Return the region's key for trees that name none, made the first time."""
+        return self._fresh_service(self._region_or_only(region)).managed_key()
+
     # --- aliases --------------------------------------------------------------------------------
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point a new alias at a key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.create_alias(name, key_id)
+        return service.aliases.create(name, key_id)
 
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.update_alias(name, key_id)
+        return service.aliases.update(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
-        self._service(self._region_or_only(region)).delete_alias(name)
+        self._service(self._region_or_only(region)).aliases.delete(name)
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
         """Return the aliases of one region or of all, by name within each."""
@@ -237,7 +250,19 @@ class Keystore:
                     differs = before != [service.ledger.reload().counter for service in read]
                     self._stale = False
             self._refreshed_at = time.monotonic()
+            for service in read:
+                self._sweep(service)
             return differs
+
+    def _sweep(self, service: RegionService) -> None:
+        """Do what is due in a region; if that fails, use goes on and it is tried again in a minute."""
+        if time.monotonic() < self._sweep_after:
+            return
+        try:
+            service.lifecycle.sweep()
+        except KmsfsError as error:
+            self._sweep_after = time.monotonic() + SWEEP_RETRY_S
+            _log.warning("region %s: what is due cannot be done: %s", service.config.region, error)
 
     def is_fast(self, key_arn: str) -> bool:
         """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
@@ -264,7 +289,7 @@ class Keystore:
 
     def _change_state(self, ref: str, region: str | None, operation: Operation) -> KeyMetadata:
         service, key_id = self._locate(ref, region)
-        return service.change_state(key_id, operation)
+        return service.lifecycle.change_state(key_id, operation)
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
         named = _parse_reference(ref)
@@ -325,7 +350,7 @@ class Keystore:
             service = self._services.get(region)
             if service is None:
                 config = load_region(self.home, region)
-                service = RegionService(config, provision.connect(self.home, config), self._store)
+                service = RegionService(config, provision.connect(self.home, config), self._store, self._now)
                 self._services[region] = service
             return service
 

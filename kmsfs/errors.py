@@ -52,6 +52,10 @@ class KeyNotFoundError(KeystoreError):
     """The key, or the material a blob names, is not in this keystore."""
 
 
+class UnknownMaterialError(KeyNotFoundError):
+    """The key material that a blob names is not in this region."""
+
+
 class KeyDisabledError(KeystoreError):
     """The key is disabled."""
 
@@ -74,6 +78,14 @@ class AlreadyExistsError(KeystoreError):
 
 class InvalidAliasError(KeystoreError):
     """The alias name is malformed or reserved."""
+
+
+class ReservedAliasError(InvalidAliasError):
+    """The alias name is under ``alias/aws/``, which is for managed keys."""
+
+
+class TagError(KeystoreError):
+    """A tag is malformed, reserved, named twice, or one too many."""
 
 
 class InvalidCiphertextError(KeystoreError):

@@ -45,8 +45,8 @@ class Credential:
     secret: bytes = field(repr=False)
 
 
-#: Finds an access key. It must take the same time whether the key exists or not.
-FindCredential = Callable[[str], Credential | None]
+#: Finds an access key by id and region. It must take the same time whether the key exists or not.
+FindCredential = Callable[[str, str], Credential | None]
 
 #: Stands in for the secret of an access key that does not exist, so that the same work is done.
 _NOBODY: Final = Credential("", b"no such access key has this secret")
@@ -97,7 +97,7 @@ class Verifier:
         return Verified(authorization.access_key_id, authorization.region, signed_at)
 
     def _check_signature(self, authorization: _Authorization, to_sign: bytes) -> None:
-        credential = self._find_credential(authorization.access_key_id)
+        credential = self._find_credential(authorization.access_key_id, authorization.region)
         secret = (credential or _NOBODY).secret
         key_name = (secret, authorization.date, authorization.region)
         remembered = self._signing_keys.get(key_name)

@@ -30,6 +30,11 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.LimitExceededError: WireError("LimitExceededException"),
     errors.RegionNotFoundError: WireError("NotFoundException"),
     errors.KeyNotFoundError: WireError("NotFoundException", message="Key '{resource}' does not exist"),
+    errors.UnknownMaterialError: WireError(
+        "AccessDeniedException",
+        message="The ciphertext refers to a customer master key that does not exist, does not exist in this "
+        "region, or you are not allowed to access.",
+    ),
     errors.KeyDisabledError: WireError("DisabledException", message="{resource} is disabled."),
     errors.KeyPendingDeletionError: WireError(
         "KMSInvalidStateException", message="{resource} is pending deletion."
@@ -37,8 +42,12 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.KeyStateError: WireError("KMSInvalidStateException"),
     errors.KeyExhaustedError: WireError("LimitExceededException"),
     errors.AliasNotFoundError: WireError("NotFoundException", message="Alias {resource} is not found."),
-    errors.AlreadyExistsError: WireError("AlreadyExistsException"),
+    errors.AlreadyExistsError: WireError(
+        "AlreadyExistsException", message="An alias with the name {resource} already exists"
+    ),
     errors.InvalidAliasError: WireError("InvalidAliasNameException"),
+    errors.ReservedAliasError: WireError("NotAuthorizedException", message=""),
+    errors.TagError: WireError("TagException"),
     errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
     errors.IncorrectKeyError: WireError(
         "IncorrectKeyException",

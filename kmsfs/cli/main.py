@@ -18,6 +18,8 @@ TABLE: Final = {
     "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
+    "serve": (f"{_COMMANDS}.serve", "Serve the keys to AWS's own clients."),
+    "credential": (f"{_COMMANDS}.credential", "Make access keys for clients of the server."),
     "doctor": (f"{_COMMANDS}.doctor", "Check the installation and name the remedies."),
 }
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from kmsfs.errors import InvalidAliasError, InvalidRequestError
+from kmsfs.errors import InvalidAliasError, InvalidRequestError, ReservedAliasError
 from kmsfs.ids import KeyArn, KeyId, Region
 
 MAX_REGION_LENGTH = 32
@@ -45,7 +45,7 @@ def check_alias(name: str) -> str:
             f"alias name {name!r} is malformed", hint="alias/ and then letters, digits, /, _ and -"
         )
     if name.startswith(RESERVED_ALIAS_PREFIX):
-        raise InvalidAliasError(
+        raise ReservedAliasError(
             f"alias {name} is reserved", hint="choose a name that is not under alias/aws/"
         )
     return name

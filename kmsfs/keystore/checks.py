@@ -5,11 +5,13 @@ from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
+from kmsfs.keystore.credentials import sealing_key_id
 from kmsfs.keystore.home import load_region, region_names
+from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
-from kmsfs.keystore.region import KEY_LABEL_PREFIX, RegionService, integrity_key_id
+from kmsfs.keystore.region import RegionService, integrity_key_id
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:
@@ -74,7 +76,9 @@ def _metadata(service: RegionService) -> str:
 
 def _keys(service: RegionService) -> str:
     in_token = {key.object_id: key for key in service.hsm.list_keys()}
-    wanted = [integrity_key_id(service.config.region), *service.snapshot.materials]
+    region = service.config.region
+    sealing = [sealing_key_id(region)] if service.snapshot.credentials else []
+    wanted = [integrity_key_id(region), *sealing, *service.snapshot.materials]
     for object_id in wanted:
         key = in_token.get(object_id)
         if key is None:
@@ -92,7 +96,11 @@ def _keys(service: RegionService) -> str:
 
 def _orphans(name: str, service: RegionService) -> Finding:
     """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
-    known = {integrity_key_id(service.config.region), *service.snapshot.materials}
+    region = service.config.region
+    dying = (
+        material.material_id for key in service.snapshot.condemned.values() for material in key.materials
+    )
+    known = {integrity_key_id(region), sealing_key_id(region), *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})
     if not labels:

@@ -22,6 +22,14 @@ class KeyManager(StrEnum):
 
     CUSTOMER = "CUSTOMER"
     AWS = "AWS"
+    OWNED = "OWNED"  # the keystore's own: hidden from every listing
+
+
+class RotationType(StrEnum):
+    """Why a CMK was given new material."""
+
+    AUTOMATIC = "AUTOMATIC"
+    ON_DEMAND = "ON_DEMAND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Material:
     material_id: MaterialId
     suite: Suite
     created_at: float
+    rotation_type: RotationType | None = None  # None: the first one
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +80,15 @@ class KeyMetadata:
     created_at: float
     current_material_id: MaterialId
     materials: tuple[Material, ...]
+    deletion_at: float | None = None
+    rotation_period_days: int | None = None
+    next_rotation_at: float | None = None
 
     def to_aws(self) -> dict[str, object]:
         """Return AWS's KeyMetadata structure."""
+        deletion = {} if self.deletion_at is None else {"DeletionDate": self.deletion_at}
         return {
+            **deletion,
             "AWSAccountId": self.account,
             "KeyId": self.key_id,
             "Arn": self.arn,
@@ -91,6 +105,32 @@ class KeyMetadata:
             "MultiRegion": False,
             "CurrentKeyMaterialId": self.current_material_id.hex(),
         }
+
+    def rotation_status(self) -> dict[str, object]:
+        """Return AWS's answer to GetKeyRotationStatus."""
+        status: dict[str, object] = {
+            "KeyId": self.arn,
+            "KeyRotationEnabled": self.rotation_period_days is not None,
+        }
+        if self.rotation_period_days is not None:
+            status |= {
+                "RotationPeriodInDays": self.rotation_period_days,
+                "NextRotationDate": self.next_rotation_at,
+            }
+        return status
+
+    def rotations(self) -> list[dict[str, object]]:
+        """Return AWS's RotationsListEntry structures, oldest first."""
+        return [
+            {
+                "KeyId": self.arn,
+                "KeyMaterialId": material.material_id.hex(),
+                "RotationDate": material.created_at,
+                "RotationType": material.rotation_type.value,
+            }
+            for material in self.materials
+            if material.rotation_type is not None
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +153,37 @@ class AliasEntry:
             "CreationDate": self.created_at,
             "LastUpdatedDate": self.updated_at,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialEntry:
+    """An access key as a region's metadata hold it."""
+
+    access_key_id: str
+    principal: str
+    sealed_secret: str = field(repr=False)
+    created_at: float
+
+    def to_aws(self) -> dict[str, object]:
+        """Return AWS's AccessKeyMetadata structure."""
+        return {
+            "UserName": self.principal,
+            "AccessKeyId": self.access_key_id,
+            "Status": "Active",
+            "CreateDate": self.created_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """A new access key with its secret, which is shown this once."""
+
+    access_key_id: str
+    secret: str = field(repr=False)
+
+    def to_aws(self) -> dict[str, object]:
+        """Return what ``kmsfs credential create --json`` prints."""
+        return {"AccessKeyId": self.access_key_id, "SecretAccessKey": self.secret}
 
 
 @dataclass(frozen=True, slots=True)

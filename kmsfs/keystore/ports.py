@@ -77,6 +77,8 @@ KEY_COLUMNS: Final = {
     "materials": "material_id",
     "aliases": "name",
     "audit_segments": "segment_id",
+    "credentials": "access_key_id",
+    "tags": "tag_id",
 }
 
 

@@ -67,7 +67,7 @@ def add_region(
     if module is not None and token_label is None:
         raise InvalidRequestError("a module needs a token label", hint="name the token with --token")
     make_private(regions_path(home))
-    with _exclusive(home):
+    with exclusive(home):
         if region in region_names(home):
             raise AlreadyExistsError(f"region {region} is configured already")
         _create_store(home)
@@ -152,7 +152,7 @@ def _create_store(home: Path) -> None:
 
 
 @contextmanager
-def _exclusive(home: Path) -> Iterator[None]:
+def exclusive(home: Path) -> Iterator[None]:
     """One process at a time sets up regions."""
     descriptor = os.open(regions_path(home) / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

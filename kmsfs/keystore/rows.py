@@ -5,20 +5,31 @@ version can add a column without making every older row look edited.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from types import MappingProxyType
 
-from kmsfs.errors import MetadataTamperedError
+from kmsfs.errors import AliasNotFoundError, KeyNotFoundError, MetadataTamperedError
 from kmsfs.format.blob import BlobHead, Suite, head_prefix
 from kmsfs.ids import KeyId, MaterialId, Region
 from kmsfs.keystore.arn import alias_arn, key_arn
 from kmsfs.keystore.audit import Checkpoint, Segment
-from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material
+from kmsfs.keystore.model import (
+    AliasEntry,
+    CredentialEntry,
+    KeyManager,
+    KeyMetadata,
+    KeyState,
+    Material,
+    RotationType,
+)
 from kmsfs.keystore.ports import KEY_COLUMNS, Row, Value
 
 _DOMAIN = b"kmsfs metadata row v1"
+CONDEMNED = "Deleting"  # a key's row from the moment that its material may be destroyed
+DELETED = "Deleted"  # the tombstone
 _U32 = Struct(">I")
 _MICROSECONDS = 1_000_000
 
@@ -46,6 +57,26 @@ class Snapshot:
     aliases: Mapping[str, AliasEntry]
     uses_reserved: Mapping[MaterialId, int] = field(repr=False)
     audit_segments: Mapping[str, Segment] = field(repr=False)
+    credentials: Mapping[str, CredentialEntry] = field(repr=False)
+    tags: Mapping[KeyId, Mapping[str, str]]
+    condemned: Mapping[KeyId, KeyMetadata]  # deletion has begun: their material is being destroyed
+    next_due: float  # when the first rotation or deletion is due
+
+    def key(self, key_id: KeyId) -> KeyMetadata:
+        """Return the CMK or raise KeyNotFoundError."""
+        found = self.keys.get(key_id)
+        if found is None:
+            raise KeyNotFoundError(
+                f"key {key_id} is not in region {self.region}", hint="kmsfs key list shows the keys"
+            )
+        return found
+
+    def alias(self, name: str) -> AliasEntry:
+        """Return the alias or raise AliasNotFoundError."""
+        found = self.aliases.get(name)
+        if found is None:
+            raise AliasNotFoundError(f"{name} does not exist in region {self.region}")
+        return found
 
 
 def row_bytes(table: str, values: Values) -> bytes:
@@ -58,6 +89,16 @@ def row_bytes(table: str, values: Values) -> bytes:
         tag = b"i" if isinstance(value, int) else b"s"
         parts += [name.encode(), tag + str(value).encode("utf-8", "surrogatepass")]
     return b"".join(_U32.pack(len(part)) + part for part in parts)
+
+
+def tag_values(region: Region, key_id: KeyId, name: str, value: str) -> Values:
+    """Return a tag's row."""
+    return {"region": region, "tag_id": tag_id(key_id, name), "tag_value": value}
+
+
+def tag_id(key_id: KeyId, name: str) -> str:
+    """Return the primary key of a tag's row; a key id has no slash in it."""
+    return f"{key_id}/{name}"
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
@@ -78,6 +119,9 @@ def key_values(key: KeyMetadata) -> Values:
         "description": key.description,
         "created_at": to_microseconds(key.created_at),
         "current_material": key.current_material_id.hex(),
+        "deletion_at": _moment(key.deletion_at),
+        "rotation_period_days": key.rotation_period_days,
+        "next_rotation_at": _moment(key.next_rotation_at),
     }
 
 
@@ -90,6 +134,7 @@ def material_values(region: Region, key_id: KeyId, material: Material, uses_rese
         "suite": int(material.suite),
         "created_at": to_microseconds(material.created_at),
         "uses_reserved": uses_reserved,
+        "rotation_type": None if material.rotation_type is None else material.rotation_type.value,
     }
 
 
@@ -117,6 +162,17 @@ def segment_values(region: Region, segment: Segment) -> Values:
     }
 
 
+def credential_values(region: Region, credential: CredentialEntry) -> Values:
+    """Return an access key's row."""
+    return {
+        "region": region,
+        "access_key_id": credential.access_key_id,
+        "principal": credential.principal,
+        "sealed_secret": credential.sealed_secret,
+        "created_at": to_microseconds(credential.created_at),
+    }
+
+
 def state_values(region: Region, account: str, counter: int, digest: str) -> Values:
     """Return the region's state row."""
     return {"region": region, "account": account, "counter": counter, "rows_digest": digest}
@@ -134,7 +190,8 @@ def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
         material = _material(values)
         materials.setdefault(KeyId(str(values["key_id"])), []).append(material)
         uses[material.material_id] = _int(values["uses_reserved"])
-    keys = [_key(values, region, account, materials) for values in by_table["keys"]]
+    condemned = _keys_of(by_table["keys"], CONDEMNED, region, account, materials)
+    keys = _keys_of(by_table["keys"], None, region, account, materials)
     entries = {
         material.material_id: MaterialEntry(
             key,
@@ -154,6 +211,10 @@ def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
         MappingProxyType(aliases),
         MappingProxyType(uses),
         MappingProxyType({found.segment_id: found for found in map(_segment, by_table["audit_segments"])}),
+        MappingProxyType({str(v["access_key_id"]): _credential(v) for v in by_table["credentials"]}),
+        MappingProxyType(_tags(by_table["tags"])),
+        MappingProxyType({key.key_id: key for key in condemned}),
+        min((_due(key) for key in keys), default=math.inf) if not condemned else -math.inf,
     )
 
 
@@ -162,30 +223,77 @@ def to_microseconds(timestamp: float) -> int:
     return round(timestamp * _MICROSECONDS)
 
 
+def _moment(timestamp: float | None) -> int | None:
+    return None if timestamp is None else to_microseconds(timestamp)
+
+
+def _due(key: KeyMetadata) -> float:
+    """When something is to be done with a key by itself."""
+    if key.state is KeyState.PENDING_DELETION and key.deletion_at is not None:
+        return key.deletion_at
+    if key.state is KeyState.ENABLED and key.next_rotation_at is not None:
+        return key.next_rotation_at
+    return math.inf
+
+
+def _tags(rows: Iterable[Values]) -> dict[KeyId, Mapping[str, str]]:
+    tags: dict[KeyId, dict[str, str]] = {}
+    for values in rows:
+        key_id, _, name = str(values["tag_id"]).partition("/")
+        tags.setdefault(KeyId(key_id), {})[name] = str(values["tag_value"])
+    return {key_id: MappingProxyType(found) for key_id, found in tags.items()}
+
+
+def _keys_of(
+    rows: Iterable[Values],
+    end: str | None,
+    region: Region,
+    account: str,
+    materials: Mapping[KeyId, list[Material]],
+) -> list[KeyMetadata]:
+    """Return the keys that are in the state ``end`` of their deletion; None: those that are not in any."""
+    found = []
+    for values in rows:
+        state = values["state"] if values["state"] in (CONDEMNED, DELETED) else None
+        if state == end:
+            found.append(_key(values, region, account, materials))
+    return found
+
+
 def _key(
     values: Values, region: Region, account: str, materials: Mapping[KeyId, list[Material]]
 ) -> KeyMetadata:
     key_id = KeyId(str(values["key_id"]))
+    period = values.get("rotation_period_days")
     return KeyMetadata(
         key_id=key_id,
         arn=key_arn(region, account, key_id),
         region=region,
         account=account,
         description=str(values["description"]),
-        state=KeyState(str(values["state"])),
+        state=KeyState.PENDING_DELETION if values["state"] == CONDEMNED else KeyState(str(values["state"])),
         manager=KeyManager(str(values["manager"])),
         created_at=_int(values["created_at"]) / _MICROSECONDS,
         current_material_id=MaterialId(bytes.fromhex(str(values["current_material"]))),
         materials=tuple(materials.get(key_id, ())),
+        deletion_at=_time(values.get("deletion_at")),
+        rotation_period_days=None if period is None else _int(period),
+        next_rotation_at=_time(values.get("next_rotation_at")),
     )
 
 
 def _material(values: Values) -> Material:
+    rotation = values.get("rotation_type")
     return Material(
         MaterialId(bytes.fromhex(str(values["material_id"]))),
         Suite(_int(values["suite"])),
         _int(values["created_at"]) / _MICROSECONDS,
+        None if rotation is None else RotationType(str(rotation)),
     )
+
+
+def _time(value: Value) -> float | None:
+    return None if value is None else _int(value) / _MICROSECONDS
 
 
 def _alias(values: Values, region: Region, account: str) -> AliasEntry:
@@ -209,6 +317,15 @@ def _segment(values: Values) -> Segment:
         checkpoint=Checkpoint(
             _int(values["records"]), _int(values["size"]), bytes.fromhex(str(values["last_mac"]))
         ),
+    )
+
+
+def _credential(values: Values) -> CredentialEntry:
+    return CredentialEntry(
+        access_key_id=str(values["access_key_id"]),
+        principal=str(values["principal"]),
+        sealed_secret=str(values["sealed_secret"]),
+        created_at=_int(values["created_at"]) / _MICROSECONDS,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 SCHEMA = sa.MetaData()
 INFO = sa.Table("schema_info", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
@@ -33,6 +33,9 @@ TABLES: Final = {
         sa.Column("description", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),  # microseconds since 1970, as all times here
         sa.Column("current_material", sa.String(64), nullable=False),
+        sa.Column("deletion_at", sa.BigInteger),
+        sa.Column("rotation_period_days", sa.Integer),
+        sa.Column("next_rotation_at", sa.BigInteger),
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "materials": sa.Table(
@@ -44,6 +47,7 @@ TABLES: Final = {
         sa.Column("suite", sa.Integer, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("uses_reserved", sa.BigInteger, nullable=False),  # encryptions that may have been made
+        sa.Column("rotation_type", sa.String(32)),
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "aliases": sa.Table(
@@ -54,6 +58,14 @@ TABLES: Final = {
         sa.Column("key_id", sa.String(36), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "tags": sa.Table(
+        "tags",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("tag_id", sa.String(256), primary_key=True),  # key id, "/" and tag key
+        sa.Column("tag_value", sa.Text, nullable=False),
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "audit_segments": sa.Table(
@@ -68,6 +80,16 @@ TABLES: Final = {
         sa.Column("last_mac", sa.String(64), nullable=False),
         sa.Column("mac", sa.String(64), nullable=False),
     ),
+    "credentials": sa.Table(
+        "credentials",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("access_key_id", sa.String(20), primary_key=True),
+        sa.Column("principal", sa.String(64), nullable=False),
+        sa.Column("sealed_secret", sa.String(256), nullable=False),  # credentials.py seals it
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
 }
 
 
@@ -75,7 +97,19 @@ def _to_2(connection: sa.Connection) -> None:
     TABLES["audit_segments"].create(connection)
 
 
-_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2}
+def _to_3(connection: sa.Connection) -> None:
+    TABLES["credentials"].create(connection)
+    for column in (
+        "keys ADD COLUMN deletion_at BIGINT",
+        "keys ADD COLUMN rotation_period_days INTEGER",
+        "keys ADD COLUMN next_rotation_at BIGINT",
+        "materials ADD COLUMN rotation_type VARCHAR(32)",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {column}")
+    TABLES["tags"].create(connection)
+
+
+_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3}
 """What makes a database of that version one of the next."""
 
 

@@ -5,8 +5,9 @@ Thread-safe. Every answer comes from verified metadata; another process's change
 which every use asks for once a second by itself.
 """
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -20,14 +21,17 @@ from kmsfs.errors import (
     InvalidCiphertextError,
     InvalidRequestError,
     KeyNotFoundError,
+    KmsfsError,
     RegionNotFoundError,
 )
-from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, parse_blob
+from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore import provision
+from kmsfs.keystore.administration import Administration, check_description
 from kmsfs.keystore.arn import KeyReference, check_region, parse_reference
 from kmsfs.keystore.checks import check_keystore
+from kmsfs.keystore.credentials import Credentials
 from kmsfs.keystore.home import load_region, metadata_path, region_names
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import (
@@ -36,35 +40,41 @@ from kmsfs.keystore.model import (
     EncryptResult,
     Finding,
     GeneratedDataKey,
+    KeyManager,
     KeyMetadata,
     ReEncryptResult,
     RegionConfig,
 )
 from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.rows import MaterialEntry
 from kmsfs.keystore.transitions import Operation, next_state
 
 REFRESH_INTERVAL_S = 1.0
+SWEEP_RETRY_S = 60.0
 MAX_DATA_KEY_SIZE = 1024
-MAX_DESCRIPTION_LENGTH = 8192
 
+_log = logging.getLogger(__name__)
 _parse_reference = lru_cache(maxsize=1024)(parse_reference)
 
 
-class Keystore:
+class Keystore(Administration):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
+        self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
         self._refreshed_at = 0.0
         self._stale = False
+        self.credentials = Credentials(self.home, lambda: self._services_of(None))
+        self._sweep_after = 0.0
 
     @classmethod
-    def open(cls, home: Path) -> Self:
-        """Return the keystore of ``home``; reads nothing yet."""
-        return cls(home)
+    def open(cls, home: Path, *, now: Callable[[], float] = time.time) -> Self:
+        """Return the keystore of ``home``; reads nothing yet. ``now`` is the clock of what becomes due."""
+        return cls(home, now=now)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +106,7 @@ class Keystore:
         pin_file: Path | None = None,
     ) -> RegionConfig:
         """Set up a region on a token of ``module``; without one, on a new embedded SoftHSM token."""
-        return provision.add_region(
+        config = provision.add_region(
             self.home,
             self._store,
             check_region(region),
@@ -104,13 +114,14 @@ class Keystore:
             token_label=token_label,
             pin_file=pin_file,
         )
+        self.credentials.copy_to(self._service(config.region))
+        return config
 
     # --- keys -----------------------------------------------------------------------------------
     def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
         """Generate a CMK in the region's token, and its alias if one is named."""
-        if len(description) > MAX_DESCRIPTION_LENGTH:
-            raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")
-        return self._service(region).create_key(description, alias)
+        check_description(description)
+        return self._service(region).lifecycle.create(description, alias)
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that ``ref`` names, as it is now."""
@@ -120,7 +131,10 @@ class Keystore:
     def list_keys(self, region: str | None = None) -> list[KeyMetadata]:
         """Return the CMKs of one region or of all, oldest first within each."""
         self.refresh()
-        keys = [list(service.snapshot.keys.values()) for service in self._services_of(region)]
+        keys = [
+            [key for key in service.snapshot.keys.values() if key.manager is not KeyManager.OWNED]
+            for service in self._services_of(region)
+        ]
         return [key for found in keys for key in sorted(found, key=lambda key: (key.created_at, key.key_id))]
 
     def enable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -136,20 +150,24 @@ class Keystore:
         service, key_id = self._locate(ref, region)
         return service.key(key_id)
 
+    def managed_key(self, region: str | None = None) -> KeyMetadata:
+        """Return the region's key for trees that name none, made the first time."""
+        return self._fresh_service(self._region_or_only(region)).managed_key()
+
     # --- aliases --------------------------------------------------------------------------------
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point a new alias at a key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.create_alias(name, key_id)
+        return service.aliases.create(name, key_id)
 
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.update_alias(name, key_id)
+        return service.aliases.update(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
-        self._service(self._region_or_only(region)).delete_alias(name)
+        self._service(self._region_or_only(region)).aliases.delete(name)
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
         """Return the aliases of one region or of all, by name within each."""
@@ -183,18 +201,15 @@ class Keystore:
         self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable."""
-        try:
-            parsed = parse_blob(blob)
-        except FormatError as error:
-            raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
+        parsed = _parsed(blob)
         encoded = _encoded(context)
-        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
-        entry = service.entry(parsed.head.material_id)
-        key = entry.key
-        if ref is not None and self._locate(ref, service.config.region)[1] != key.key_id:
-            raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
+        service, entry = self._entry_of(parsed, ref, region)
         plaintext = service.open(entry, parsed, encoded)
-        return DecryptResult(plaintext, key.arn, entry.material.material_id)
+        return DecryptResult(plaintext, entry.key.arn, entry.material.material_id)
+
+    def key_of_blob(self, blob: bytes, *, ref: str | None = None, region: str | None = None) -> KeyMetadata:
+        """Return the CMK that a blob is under, without opening it; ``ref`` as for ``decrypt``."""
+        return self._entry_of(_parsed(blob), ref, region)[1].key
 
     def re_encrypt(
         self,
@@ -204,9 +219,11 @@ class Keystore:
         destination_context: Mapping[str, str],
         *,
         region: str | None = None,
+        source_ref: str | None = None,
+        source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self.decrypt(blob, source_context)
+        source = self.decrypt(blob, source_context, ref=source_ref, region=source_region)
         target = self.encrypt(destination_ref, source.plaintext, destination_context, region=region)
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
@@ -233,7 +250,19 @@ class Keystore:
                     differs = before != [service.ledger.reload().counter for service in read]
                     self._stale = False
             self._refreshed_at = time.monotonic()
+            for service in read:
+                self._sweep(service)
             return differs
+
+    def _sweep(self, service: RegionService) -> None:
+        """Do what is due in a region; if that fails, use goes on and it is tried again in a minute."""
+        if time.monotonic() < self._sweep_after:
+            return
+        try:
+            service.lifecycle.sweep()
+        except KmsfsError as error:
+            self._sweep_after = time.monotonic() + SWEEP_RETRY_S
+            _log.warning("region %s: what is due cannot be done: %s", service.config.region, error)
 
     def is_fast(self, key_arn: str) -> bool:
         """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
@@ -260,7 +289,7 @@ class Keystore:
 
     def _change_state(self, ref: str, region: str | None, operation: Operation) -> KeyMetadata:
         service, key_id = self._locate(ref, region)
-        return service.change_state(key_id, operation)
+        return service.lifecycle.change_state(key_id, operation)
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
         named = _parse_reference(ref)
@@ -270,6 +299,15 @@ class Keystore:
         if named.key_id is not None:
             return service, named.key_id
         return service, service.alias_target(str(named.alias))
+
+    def _entry_of(
+        self, parsed: Blob, ref: str | None, region: str | None
+    ) -> tuple[RegionService, MaterialEntry]:
+        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
+        entry = service.entry(parsed.head.material_id)
+        if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
+            raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
+        return service, entry
 
     def _region_of_blob(self, key_arn: KeyArn) -> RegionService:
         """Return the region that a blob names: where to look, and nothing more."""
@@ -312,13 +350,20 @@ class Keystore:
             service = self._services.get(region)
             if service is None:
                 config = load_region(self.home, region)
-                service = RegionService(config, provision.connect(self.home, config), self._store)
+                service = RegionService(config, provision.connect(self.home, config), self._store, self._now)
                 self._services[region] = service
             return service
 
     def _services_of(self, region: str | None) -> list[RegionService]:
         names = region_names(self.home) if region is None else [Region(region)]
         return [self._service(name) for name in names]
+
+
+def _parsed(blob: bytes) -> Blob:
+    try:
+        return parse_blob(blob)
+    except FormatError as error:
+        raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
 
 
 def _encoded(context: Mapping[str, str]) -> bytes:

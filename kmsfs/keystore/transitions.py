@@ -19,17 +19,27 @@ class Operation(StrEnum):
     ENABLE = "enable"
     DISABLE = "disable"
     POINT_ALIAS = "point an alias at"
+    SCHEDULE_DELETION = "schedule the deletion of"
+    CANCEL_DELETION = "cancel the deletion of"
+    ROTATE = "rotate"
+    SET_ROTATION = "turn rotation on or off"
+    TAG = "tag"
+    DESCRIBE_ANEW = "change the description of"
 
 
 _USES: Final = (Operation.ENCRYPT, Operation.DECRYPT, Operation.GENERATE_DATA_KEY)
 
+_ROTATION: Final = (Operation.ROTATE, Operation.SET_ROTATION)
+_LABELS: Final = (Operation.POINT_ALIAS, Operation.TAG, Operation.DESCRIBE_ANEW)
+_DELETABLE: Final = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_IMPORT)
+
 Outcome = KeyState | type[KeystoreError]
 
 TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
-    **{(KeyState.ENABLED, use): KeyState.ENABLED for use in _USES},
-    **{(KeyState.DISABLED, use): KeyDisabledError for use in _USES},
-    **{(KeyState.PENDING_DELETION, use): KeyPendingDeletionError for use in _USES},
-    **{(KeyState.PENDING_IMPORT, use): KeyStateError for use in _USES},
+    **{(KeyState.ENABLED, use): KeyState.ENABLED for use in (*_USES, *_ROTATION)},
+    **{(KeyState.DISABLED, use): KeyDisabledError for use in (*_USES, *_ROTATION)},
+    **{(KeyState.PENDING_DELETION, use): KeyPendingDeletionError for use in (*_USES, *_ROTATION)},
+    **{(KeyState.PENDING_IMPORT, use): KeyStateError for use in (*_USES, *_ROTATION)},
     (KeyState.ENABLED, Operation.ENABLE): KeyState.ENABLED,
     (KeyState.DISABLED, Operation.ENABLE): KeyState.ENABLED,
     (KeyState.PENDING_DELETION, Operation.ENABLE): KeyPendingDeletionError,
@@ -38,10 +48,12 @@ TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
     (KeyState.DISABLED, Operation.DISABLE): KeyState.DISABLED,
     (KeyState.PENDING_DELETION, Operation.DISABLE): KeyPendingDeletionError,
     (KeyState.PENDING_IMPORT, Operation.DISABLE): KeyStateError,
-    (KeyState.ENABLED, Operation.POINT_ALIAS): KeyState.ENABLED,
-    (KeyState.DISABLED, Operation.POINT_ALIAS): KeyState.DISABLED,
-    (KeyState.PENDING_DELETION, Operation.POINT_ALIAS): KeyPendingDeletionError,
-    (KeyState.PENDING_IMPORT, Operation.POINT_ALIAS): KeyState.PENDING_IMPORT,
+    **{(state, label): state for state in _DELETABLE for label in _LABELS},
+    **{(KeyState.PENDING_DELETION, label): KeyPendingDeletionError for label in _LABELS},
+    **{(state, Operation.SCHEDULE_DELETION): KeyState.PENDING_DELETION for state in _DELETABLE},
+    (KeyState.PENDING_DELETION, Operation.SCHEDULE_DELETION): KeyPendingDeletionError,
+    **{(state, Operation.CANCEL_DELETION): KeyStateError for state in _DELETABLE},
+    (KeyState.PENDING_DELETION, Operation.CANCEL_DELETION): KeyState.DISABLED,
 }
 
 _REASONS: Final = {
@@ -56,5 +68,7 @@ def next_state(state: KeyState, operation: Operation, key_arn: str) -> KeyState:
     outcome = TRANSITIONS[state, operation]
     if isinstance(outcome, KeyState):
         return outcome
+    if operation is Operation.CANCEL_DELETION:
+        raise outcome(f"key {key_arn} is not pending deletion")
     hint = "enable it first: kmsfs key enable" if state is KeyState.DISABLED else ""
     raise outcome(f"key {key_arn} {_REASONS[state]}", hint=hint)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from kmsfs.errors import KeyExhaustedError
+from kmsfs.errors import KeyExhaustedError, KeyNotFoundError
 from kmsfs.ids import MaterialId
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.rows import Snapshot, material_values
@@ -40,7 +40,9 @@ class UseCounter:
 
 def _reserve(material_id: MaterialId, count: int) -> Callable[[Snapshot], Changes]:
     def decide(snapshot: Snapshot) -> Changes:
-        entry = snapshot.materials[material_id]
+        entry = snapshot.materials.get(material_id)
+        if entry is None:
+            raise KeyNotFoundError(f"key material {material_id.hex()} was destroyed: its key is deleted")
         reserved = snapshot.uses_reserved[material_id] + count
         if reserved > USE_LIMIT:
             raise KeyExhaustedError(f"key material {material_id.hex()} has been used up to its limit")

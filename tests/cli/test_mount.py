@@ -358,16 +358,15 @@ def test_init_refuses_what_is_in_use(home: Home, tree: Path, tmp_path: Path) -> 
     assert [path.name for path in full.iterdir()] == ["something"]
 
 
-def test_init_asks_which_key_is_meant(home: Home, tmp_path: Path) -> None:
-    home.ok("key", "create")
-    arns = [key["Arn"] for key in home.json("key", "list")["Keys"]]
-    said = refused(home.run("init", tmp_path / "tree"), 2)
-    assert all(arn in said for arn in arns)
-    home.ok("key", "disable", arns[1])
-    home.ok("init", tmp_path / "tree")
-    assert home.json("info", tmp_path / "tree")["slots"][0]["key_arn"] == arns[0]
-    home.ok("key", "disable", arns[0])
-    refused(home.run("init", tmp_path / "other"), 2)
+def test_init_without_a_key_takes_the_managed_key(home: Home, tmp_path: Path) -> None:
+    arns = set()
+    for name in ("tree", "second"):
+        home.ok("init", tmp_path / name, "--region", REGION)
+        arns.add(home.json("info", tmp_path / name)["slots"][0]["key_arn"])
+    managed = home.json("key", "describe", "alias/aws/kmsfs")
+    assert arns == {managed["Arn"]}
+    assert managed["KeyManager"] == "AWS"
+    home.ok("key", "disable", ALIAS)
     refused(home.run("init", tmp_path / "other", "--key", ALIAS), 5)
     assert not (tmp_path / "other").exists()
 

@@ -53,7 +53,8 @@ def alias(name: str, key_id: str = "k1", region: Region = US) -> Row:
 def key(key_id: str, description: str = "") -> Row:
     values: dict[str, Value] = {
         "region": US, "key_id": key_id, "state": "Enabled", "manager": "CUSTOMER", "description": description,
-        "created_at": 1, "current_material": "c" * 64,
+        "created_at": 1, "current_material": "c" * 64, "deletion_at": None, "rotation_period_days": None,
+        "next_rotation_at": None,
     }  # fmt: skip
     return Row("keys", values, MAC)
 
@@ -61,7 +62,7 @@ def key(key_id: str, description: str = "") -> Row:
 def material(material_id: str) -> Row:
     values: dict[str, Value] = {
         "region": US, "material_id": material_id, "key_id": "k1", "suite": 1, "created_at": 1,
-        "uses_reserved": 2**32,
+        "uses_reserved": 2**32, "rotation_type": None,
     }  # fmt: skip
     return Row("materials", values, MAC)
 

@@ -34,7 +34,7 @@ NESTED = st.sampled_from(
 
 def verifier() -> Verifier:
     credential = Credential(ACCESS_KEY_ID, SECRET.encode())
-    return Verifier(lambda name: credential if name == ACCESS_KEY_ID else None)
+    return Verifier(lambda name, _: credential if name == ACCESS_KEY_ID else None)
 
 
 def edited(source: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:

@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kmsfs.cli.commands import key_life
 from kmsfs.cli.home import open_keystore
+from kmsfs.cli.key_output import print_key
 from kmsfs.cli.lazy import help_group
 from kmsfs.cli.options import HELP_NAMES, json_option, key_argument, region_option
-from kmsfs.cli.terminal import local_time, print_fields, print_json, print_table
+from kmsfs.cli.terminal import local_time, print_json, print_table
 from kmsfs.errors import RegionNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from kmsfs.keystore.model import KeyMetadata
     from kmsfs.keystore.service import Keystore
 
 command = help_group(
@@ -42,7 +43,7 @@ def create(region: str | None, description: str, alias: str | None, as_json: boo
     """
     with open_keystore() as keystore:
         chosen = region if region is not None else _only_region(keystore)
-        _print_key(keystore.create_key(chosen, description=description, alias=alias), as_json)
+        print_key(keystore.create_key(chosen, description=description, alias=alias), as_json)
 
 
 def _only_region(keystore: "Keystore") -> str:
@@ -91,7 +92,7 @@ def describe(key: str, region: str | None, as_json: bool) -> None:
       kmsfs key describe alias/files --region eu-west-1
     """
     with open_keystore() as keystore:
-        _print_key(keystore.describe_key(key, region=region), as_json)
+        print_key(keystore.describe_key(key, region=region), as_json)
 
 
 @command.command(context_settings=HELP_NAMES)
@@ -106,7 +107,7 @@ def enable(key: str, region: str | None, as_json: bool) -> None:
       kmsfs key enable alias/files
     """
     with open_keystore() as keystore:
-        _print_key(keystore.enable_key(key, region=region), as_json)
+        print_key(keystore.enable_key(key, region=region), as_json)
 
 
 @command.command(context_settings=HELP_NAMES)
@@ -123,22 +124,8 @@ def disable(key: str, region: str | None, as_json: bool) -> None:
       kmsfs key disable alias/files
     """
     with open_keystore() as keystore:
-        _print_key(keystore.disable_key(key, region=region), as_json)
+        print_key(keystore.disable_key(key, region=region), as_json)
 
 
-def _print_key(key: "KeyMetadata", as_json: bool) -> None:
-    if as_json:
-        print_json(key.to_aws())
-        return
-    print_fields(
-        {
-            "key id": key.key_id,
-            "arn": key.arn,
-            "region": key.region,
-            "state": key.state.value,
-            "created": local_time(key.created_at),
-            "description": key.description,
-            "manager": key.manager.value,
-            "material": key.current_material_id.hex(),
-        }
-    )
+for _more in key_life.COMMANDS:
+    command.add_command(_more)

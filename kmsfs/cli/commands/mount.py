@@ -55,6 +55,7 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
     """Serve until unmounted. Threads and the PKCS#11 module start in here, after any fork."""
     hardening.harden_process()
     from kmsfs.fuse.session import MountOptions, serve
+    from kmsfs.tree.superblock_file import read_superblock
 
     def on_ready() -> None:
         hardening.forbid_inspection()
@@ -70,5 +71,7 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
         noexec="noexec" in plan.options,
     )
     with open_keystore(home) as keystore:
+        block = read_superblock(plan.tree)
+        keystore.note_tree(block.tree_id, plan.tree, [slot.key_arn for slot in block.slots])
         serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)
     _log.info("unmounted, everything is stored")

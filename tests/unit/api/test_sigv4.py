@@ -26,7 +26,7 @@ BODY = b'{"Limit": 10}'
 SECOND = timedelta(seconds=1)
 
 
-def find_credential(access_key_id: str) -> Credential | None:
+def find_credential(access_key_id: str, region: str) -> Credential | None:
     return Credential(ACCESS_KEY_ID, SECRET.encode()) if access_key_id == ACCESS_KEY_ID else None
 
 
@@ -355,4 +355,4 @@ def test_cache_is_bounded_and_strangers_stay_out(verifier: Verifier) -> None:
     with pytest.raises(Refusal):
         fresh.verify(signed_headers(BODY, access_key_id="AKIDUNKNOWN"), BODY, now=NOW)
     assert not fresh._signing_keys
-    assert SECRET not in repr(find_credential(ACCESS_KEY_ID))
+    assert SECRET not in repr(find_credential(ACCESS_KEY_ID, "us-east-1"))

@@ -8,7 +8,12 @@ from kmsfs.api.status import WIRE_ERRORS, refusal_of, wire_error
 
 ARN = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 MODEL = Loader().load_service_model("kms", "service-2", "2014-11-01")
-COMMON = {"AccessDeniedException", "ValidationException", "InvalidAliasNameException"}
+COMMON = {
+    "AccessDeniedException",
+    "ValidationException",
+    "InvalidAliasNameException",
+    "NotAuthorizedException",
+}
 
 
 def every_error(base: type[errors.KmsfsError] = errors.KmsfsError) -> list[type[errors.KmsfsError]]:

@@ -12,8 +12,8 @@ def leaves(base: type[errors.KmsfsError] = errors.KmsfsError) -> list[type[error
     return [leaf for child in below for leaf in leaves(child)] if below else [base]
 
 
-# A base that is raised itself: bytes that do not parse, without more to say.
-RAISED_BASES = [errors.FormatError]
+# Bases that are raised themselves: bytes that do not parse, a malformed alias, a key that is not there.
+RAISED_BASES = [errors.FormatError, errors.InvalidAliasError, errors.KeyNotFoundError]
 
 
 @pytest.mark.parametrize("leaf", [*leaves(), *RAISED_BASES])

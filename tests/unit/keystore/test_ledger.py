@@ -19,7 +19,15 @@ from kmsfs.keystore.ledger import ATTEMPTS, Changes, Ledger
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material, RegionConfig
 from kmsfs.keystore.ports import ConflictError, Row
-from kmsfs.keystore.rows import Snapshot, alias_values, key_values, material_values, row_bytes, rows_digest
+from kmsfs.keystore.rows import (
+    Snapshot,
+    alias_values,
+    key_values,
+    material_values,
+    row_bytes,
+    rows_digest,
+    tag_values,
+)
 
 US, EU = Region("us-east-1"), Region("eu-west-1")
 KEY = b"k" * 32
@@ -53,6 +61,7 @@ def sample_changes(region: Region, number: int) -> Changes:
             ("keys", key_values(key)),
             ("materials", material_values(region, key_id, material, 7)),
             ("aliases", alias_values(alias)),
+            ("tags", tag_values(region, key_id, "team", "blue")),
         ]
     )
 
@@ -95,7 +104,7 @@ def columns(path: Path) -> list[tuple[str, str]]:
     with closing(sqlite3.connect(path)) as database:
         return [
             (table, column[1])
-            for table in ("region_state", "keys", "materials", "aliases")
+            for table in ("region_state", "keys", "materials", "aliases", "tags")
             for column in database.execute(f"PRAGMA table_info({table})")
         ]
 
@@ -112,17 +121,19 @@ def test_what_was_written_is_read_and_proved(ledger: Ledger, connect: Callable[.
     assert snapshot.uses_reserved[MaterialId(b"\1" * 32)] == 7
 
 
-def test_there_are_columns_of_four_tables(path: Path) -> None:
-    assert len(columns(path)) == 26
+def test_there_are_columns_of_five_tables(path: Path) -> None:
+    assert len(columns(path)) == 34
 
 
 TABLE_COLUMNS = [
     (table, column)
     for table, names in {
         "region_state": "region account counter rows_digest mac",
-        "keys": "region key_id state manager description created_at current_material mac",
-        "materials": "region material_id key_id suite created_at uses_reserved mac",
+        "keys": "region key_id state manager description created_at current_material deletion_at"
+        " rotation_period_days next_rotation_at mac",
+        "materials": "region material_id key_id suite created_at uses_reserved rotation_type mac",
         "aliases": "region name key_id created_at updated_at mac",
+        "tags": "region tag_id tag_value mac",
     }.items()
     for column in names.split()
 ]
@@ -229,12 +240,12 @@ def test_unchanged_rows_cost_no_hsm_call(ledger: Ledger, connect: Callable[..., 
     reader = connect(US, mac)
     assert reader.counter is None
     _ = reader.snapshot
-    assert mac.calls == 7
+    assert mac.calls == 9
     reader.reload()
-    assert (mac.calls, reader.counter) == (7, 2)
+    assert (mac.calls, reader.counter) == (9, 2)
     ledger.commit(lambda _: Changes(deletes=[("aliases", "alias/1")]))
     reader.reload()
-    assert (mac.calls, reader.counter) == (8, 3)
+    assert (mac.calls, reader.counter) == (10, 3)
 
 
 def test_initializing_twice_changes_nothing(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from kmsfs.errors import MetadataUnavailableError
 from kmsfs.ids import Region
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.ports import Row
-from kmsfs.keystore.schema import SCHEMA_VERSION, TABLES
+from kmsfs.keystore.schema import SCHEMA_VERSION
 
 US = Region("us-east-1")
 STATE = Row(
@@ -98,20 +98,6 @@ def test_another_schema_version_is_refused(path: Path, version: int) -> None:
             pytest.raises(MetadataUnavailableError, match="schema"),
         ):
             use(opened)
-
-
-def test_a_database_of_schema_1_is_upgraded(path: Path, store: SqliteMetadataStore) -> None:
-    store.close()
-    with closing(sqlite3.connect(path)) as other, other:
-        other.execute("DROP TABLE audit_segments")
-        other.execute("UPDATE schema_info SET version = 1")
-    for _ in range(2):
-        with closing(SqliteMetadataStore(path)) as opened:
-            assert opened.read(US) == [STATE]
-    with closing(sqlite3.connect(path)) as other:
-        assert other.execute("SELECT version FROM schema_info").fetchall() == [(SCHEMA_VERSION,)]
-        tables = {name for (name,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {*TABLES, "schema_info"}
 
 
 def test_a_locked_database_says_so_and_reading_goes_on(path: Path, store: SqliteMetadataStore) -> None:

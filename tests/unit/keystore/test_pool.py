@@ -5,6 +5,7 @@ import pytest
 from kmsfs.errors import KeyDisabledError, KeyNotFoundError
 from kmsfs.format.aad import file_context
 from kmsfs.ids import KeyArn, TreeId
+from kmsfs.keystore.model import RotationType
 from kmsfs.keystore.pool import HIGH_WATERMARK, LOW_WATERMARK, DataKeyPool
 from kmsfs.keystore.service import Keystore
 
@@ -67,7 +68,7 @@ def test_a_disabled_key_gives_nothing_and_drains(keystore: Keystore, pool: DataK
 
 def test_nothing_under_old_material(keystore: Keystore, pool: DataKeyPool, arn: KeyArn) -> None:
     pool.fill(3)
-    renewed = keystore._service("us-east-1")._renew_material(keystore.resolve(arn))
+    renewed = keystore._service("us-east-1").lifecycle.rotate(keystore.resolve(arn), RotationType.AUTOMATIC)
     assert pool.take().material_id == renewed.current_material_id
     assert len(pool) == 0
 

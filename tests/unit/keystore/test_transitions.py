@@ -10,6 +10,7 @@ from kmsfs.keystore.model import KeyState
 from kmsfs.keystore.transitions import TRANSITIONS, Operation, next_state
 
 PAGE = Path(__file__).parents[3] / "docs" / "keystore.md"
+MOVES = (Operation.ENABLE, Operation.DISABLE, Operation.SCHEDULE_DELETION, Operation.CANCEL_DELETION)
 CELLS = list(itertools.product(KeyState, Operation))
 
 
@@ -40,6 +41,10 @@ def test_the_page_shows_the_table() -> None:
         "enable": (Operation.ENABLE,),
         "disable": (Operation.DISABLE,),
         "point an alias at it": (Operation.POINT_ALIAS,),
+        "tag, untag, change the description": (Operation.TAG, Operation.DESCRIBE_ANEW),
+        "rotate, turn rotation on or off": (Operation.ROTATE, Operation.SET_ROTATION),
+        "schedule the deletion": (Operation.SCHEDULE_DELETION,),
+        "cancel the deletion": (Operation.CANCEL_DELETION,),
     }
     shown = {
         (state, operation): cell.strip("`")
@@ -52,6 +57,6 @@ def test_the_page_shows_the_table() -> None:
     for (state, operation), cell in shown.items():
         outcome = TRANSITIONS[state, operation]
         if isinstance(outcome, KeyState):
-            assert cell == (outcome.value if operation in (Operation.ENABLE, Operation.DISABLE) else "yes")
+            assert cell == (outcome.value if operation in MOVES else "yes")
         else:
             assert cell == outcome.__name__

@@ -7,6 +7,7 @@ import pytest
 
 from kmsfs.errors import KeyExhaustedError
 from kmsfs.keystore.ledger import Changes
+from kmsfs.keystore.model import RotationType
 from kmsfs.keystore.rows import material_values
 from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.uses import FIRST_BLOCK, LARGEST_BLOCK, USE_LIMIT, UseCounter
@@ -111,6 +112,6 @@ def test_a_used_up_key_gets_new_material_and_the_old_decrypts(keystore: Keystore
 def test_two_threads_renew_once(keystore: Keystore) -> None:
     key = keystore.resolve("alias/main", region=US)
     service = keystore._service(US)
-    renewed = [service._renew_material(key) for _ in range(2)]
+    renewed = [service.lifecycle.rotate(key, RotationType.AUTOMATIC) for _ in range(2)]
     assert renewed[0] == renewed[1]
     assert len(service.key(key.key_id).materials) == 2

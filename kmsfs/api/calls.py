@@ -1,0 +1,88 @@
+"""What an action is given: who asks, of which region, with which parameters; and how keys are named.
+
+The region is that of the signature, always. What a blob or an ARN says of regions only has to agree with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from kmsfs.api.refusal import Refusal
+from kmsfs.errors import InvalidRequestError
+from kmsfs.ids import KeyId, Region
+from kmsfs.keystore.arn import alias_arn, key_arn, parse_reference
+from kmsfs.keystore.home import load_region
+from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.service import Keystore
+from kmsfs.keystore.transitions import Operation, next_state
+
+Output = Mapping[str, object] | None
+
+
+@dataclass(slots=True)
+class ActionCall:
+    """One authenticated request at work. ``resource`` is the ARN that an error speaks of."""
+
+    keystore: Keystore
+    region: str
+    parameters: Mapping[str, object]
+    resource: str = ""
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return a string member."""
+        return str(self.parameters.get(name, default))
+
+    def blob(self, name: str) -> bytes:
+        """Return a blob member."""
+        return cast(bytes, self.parameters[name])
+
+    def context(self, name: str = "EncryptionContext") -> Mapping[str, str]:
+        """Return an encryption context; absent is empty."""
+        return cast("Mapping[str, str]", self.parameters.get(name, {}))
+
+    def key(self, name: str = "KeyId", *, aliases: bool = True) -> KeyMetadata:
+        """Return the CMK that a member names, in AWS's words if there is none."""
+        ref = self.text(name)
+        try:
+            named = parse_reference(ref)
+        except InvalidRequestError:
+            raise Refusal("NotFoundException", f"Invalid keyId '{ref[:256]}'") from None
+        if named.alias is not None and not aliases:
+            raise Refusal("NotFoundException", f"Invalid keyId '{ref[:256]}'")
+        if named.region is not None and named.region != self.region:
+            raise Refusal("NotFoundException", f"Invalid arn {self.region}")
+        self.resource = self._arn(named.alias, named.key_id)
+        key = self.keystore.resolve(ref, region=self.region)
+        self.resource = key.arn
+        return key
+
+    def alias(self) -> str:
+        """Return the alias that the request names; those of AWS's own are not a customer's."""
+        name = self.text("AliasName")
+        if name.startswith("alias/aws/"):
+            raise Refusal("NotAuthorizedException", "")
+        self.resource = self._arn(name, None)
+        return name
+
+    def finish_dry_run(self, key: KeyMetadata, operation: Operation) -> None:
+        """End a dry run: the key could have been used, and was not."""
+        if self.parameters.get("DryRun"):
+            next_state(key.state, operation, key.arn)
+            raise Refusal(
+                "DryRunOperationException",
+                "The request would have succeeded, but the DryRun option is set.",
+                status=412,
+            )
+
+    def check_algorithm(self, name: str = "EncryptionAlgorithm") -> None:
+        """Refuse algorithms of asymmetric keys."""
+        algorithm = self.text(name, "SYMMETRIC_DEFAULT")
+        if algorithm != "SYMMETRIC_DEFAULT":
+            raise Refusal(
+                "InvalidKeyUsageException", f"Algorithm {algorithm} is incompatible with this key's spec."
+            )
+
+    def _arn(self, alias: str | None, key_id: KeyId | None) -> str:
+        account = load_region(self.keystore.home, self.region).account
+        region = Region(self.region)
+        return alias_arn(region, account, alias) if alias else key_arn(region, account, key_id or KeyId(""))

@@ -1,0 +1,172 @@
+"""The key management service on AWS's wire protocol.
+
+A request is verified before it is parsed: a stranger does not learn what parses. Keystore work runs in
+threads, so that a slow token or a commit holds up no other client.
+"""
+
+import logging
+import traceback
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import trio
+
+from kmsfs.api.connection import Answer, Connection, Request
+from kmsfs.api.dispatch import carry_out
+from kmsfs.api.limits import Limits, Throttle
+from kmsfs.api.refusal import Refusal
+from kmsfs.api.sigv4 import Credential, Verified, Verifier
+from kmsfs.api.wire import CONTENT_TYPE, parse_request, render_answer, render_refusal
+from kmsfs.errors import KmsfsError
+from kmsfs.keystore.service import Keystore
+
+Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
+
+REFRESH_S: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """Answers requests for all regions of one keystore."""
+
+    def __init__(self, keystore: Keystore, limits: Limits | None = None) -> None:
+        self._keystore = keystore
+        self._limits = limits or Limits()
+        self._secrets = dict(keystore.credentials.secrets())
+        self._verifier = Verifier(self._find_credential)
+        self._workers = trio.CapacityLimiter(self._limits.workers)
+        self._places = trio.Semaphore(self._limits.connections)
+        self._requests = Throttle(self._limits.requests_per_s, trio.current_time)
+        self._failures = Throttle(self._limits.failures_per_s, trio.current_time)
+        self._connections: set[Connection] = set()
+        self._accepting = trio.CancelScope()
+
+    def stop(self) -> None:
+        """Accept nothing more, finish what is under way, and let ``run`` return."""
+        self._accepting.cancel()
+
+    async def run(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until ``stop``."""
+        async with trio.open_nursery() as background:
+            background.start_soon(self._follow_changes)
+            async with trio.open_nursery() as clients:
+                with self._accepting:
+                    task_status.started()
+                    await trio.serve_listeners(self._handle, list(listeners), handler_nursery=clients)
+                clients.cancel_scope.deadline = trio.current_time() + self._limits.drain_s
+                for connection in self._connections:
+                    connection.drain()
+            background.cancel_scope.cancel()
+
+    async def _handle(self, stream: trio.abc.Stream) -> None:
+        address = _address(stream)
+        respond = partial(self._respond, address)
+        connection = Connection(stream, self._limits, respond, lambda refusal: _refused(refusal, _new_id()))
+        try:
+            async with self._places:
+                self._connections.add(connection)
+                if self._accepting.cancel_called:
+                    return
+                if isinstance(stream, trio.SSLStream):
+                    with trio.fail_after(self._limits.header_s):
+                        await stream.do_handshake()
+                await connection.serve()
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            return  # no TLS, or no patience
+        except Exception as error:
+            _log.error("a connection failed: %s", _frames(error))
+        finally:
+            self._connections.discard(connection)
+
+    async def _respond(self, address: str, request: Request) -> Answer:
+        request_id = _new_id()
+        try:
+            output = await self._carry_out(address, request)
+        except Refusal as refusal:
+            if refusal.status >= 500:
+                _log.error("request %s: %s", request_id, refusal.__cause__)
+            return _refused(refusal, request_id)
+        except Exception as error:
+            _log.error("request %s failed: %s", request_id, _frames(error))
+            internal = Refusal(
+                "KMSInternalException",
+                "The request was rejected because of an internal failure.",
+                status=500,
+            )
+            return _refused(internal, request_id)
+        return _answer(200, output, request_id)
+
+    async def _carry_out(self, address: str, request: Request) -> bytes:
+        if request.method != "POST" or request.target != "/":
+            raise Refusal("UnknownOperationException", "", status=404)
+        verified = self._verify(address, request)
+        if not self._requests.take(verified.access_key_id):
+            raise Refusal("ThrottlingException", "Rate exceeded")
+        named = dict(request.headers)
+        target = named.get(b"x-amz-target", b"").decode("latin-1")
+        content_type = named.get(b"content-type", b"").decode("latin-1")
+        call = parse_request(target, content_type, request.body)
+        work = partial(carry_out, self._keystore, verified.region, call)
+        return render_answer(await trio.to_thread.run_sync(work, limiter=self._workers))
+
+    def _verify(self, address: str, request: Request) -> Verified:
+        try:
+            return self._verifier.verify(request.headers, request.body, now=datetime.now(UTC))
+        except Refusal:
+            # Only who fails is slowed down: another client behind the same address is not.
+            if not self._failures.take(address):
+                raise Refusal("ThrottlingException", "Rate exceeded") from None
+            raise
+
+    def _find_credential(self, access_key_id: str, region: str) -> Credential | None:
+        secret = self._secrets.get((access_key_id, region))
+        return None if secret is None else Credential(access_key_id, secret)
+
+    async def _follow_changes(self) -> None:
+        """Keep the access keys as they are in the metadata now."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            try:
+                self._secrets = await trio.to_thread.run_sync(self._read_secrets)
+            except KmsfsError as error:
+                _log.error("the metadata cannot be read: %s", error)
+
+    def _read_secrets(self) -> dict[tuple[str, str], bytes]:
+        self._keystore.refresh()
+        return dict(self._keystore.credentials.secrets())
+
+
+def _answer(status: int, body: bytes, request_id: str) -> Answer:
+    return Answer(status, [("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id)], body)
+
+
+def _refused(refusal: Refusal, request_id: str) -> Answer:
+    return _answer(refusal.status, render_refusal(refusal), request_id)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _frames(error: BaseException) -> str:
+    """Return where an error came from, without its message: it may quote a plaintext."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at " + ", ".join(f"{frame.name}:{frame.lineno}" for frame in frames)
+
+
+def _address(stream: trio.abc.Stream) -> str:
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    with suppress(OSError):
+        if isinstance(transport, trio.SocketStream):
+            return str(transport.socket.getpeername()[0])
+    return ""

@@ -1,0 +1,246 @@
+"""``kmsfs key``, continued: rotation, deletion, tags and descriptions."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmsfs.cli.home import open_keystore
+from kmsfs.cli.key_output import print_key
+from kmsfs.cli.lazy import help_group
+from kmsfs.cli.options import HELP_NAMES, json_option, key_argument, region_option
+from kmsfs.cli.terminal import local_time, print_fields, print_json, print_line, print_table
+from kmsfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from kmsfs.keystore.model import KeyMetadata
+
+rotation = help_group(
+    "rotation",
+    """Rotate keys by themselves, and see when they were rotated.
+
+    \b
+    Example:
+      kmsfs key rotation on alias/files --period 365
+      kmsfs key rotation status alias/files
+    """,
+)
+
+
+@click.command(context_settings=HELP_NAMES)
+@key_argument()
+@click.option("--description", metavar="TEXT", required=True, help="What the key is for from now on.")
+@region_option()
+@json_option()
+def update(key: str, description: str, region: str | None, as_json: bool) -> None:
+    """Change a key's description.
+
+    \b
+    Example:
+      kmsfs key update alias/files --description "project files"
+    """
+    with open_keystore() as keystore:
+        print_key(keystore.update_key_description(key, description, region=region), as_json)
+
+
+@click.command(context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def rotate(key: str, region: str | None, as_json: bool) -> None:
+    """Give a key new material now.
+
+    Its id, ARN and aliases stay, and what is encrypted still decrypts.
+
+    \b
+    Example:
+      kmsfs key rotate alias/files
+    """
+    with open_keystore() as keystore:
+        rotated = keystore.rotate_key(key, region=region)
+    if as_json:
+        print_json({"KeyId": rotated.arn})
+        return
+    print_key(rotated, False)
+
+
+@rotation.command("on", context_settings=HELP_NAMES)
+@key_argument()
+@click.option("--period", metavar="DAYS", type=int, help="Days between rotations, 90 to 2560; at first 365.")
+@region_option()
+@json_option()
+def on(key: str, period: int | None, region: str | None, as_json: bool) -> None:
+    """Rotate a key by itself from now on, or change the period.
+
+    \b
+    Example:
+      kmsfs key rotation on alias/files --period 180
+    """
+    with open_keystore() as keystore:
+        _print_status(keystore.enable_key_rotation(key, period_days=period, region=region), as_json)
+
+
+@rotation.command("off", context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def off(key: str, region: str | None, as_json: bool) -> None:
+    """Rotate a key no longer by itself.
+
+    \b
+    Example:
+      kmsfs key rotation off alias/files
+    """
+    with open_keystore() as keystore:
+        _print_status(keystore.disable_key_rotation(key, region=region), as_json)
+
+
+@rotation.command("status", context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def status(key: str, region: str | None, as_json: bool) -> None:
+    """Show whether and when a key is rotated.
+
+    \b
+    Example:
+      kmsfs key rotation status alias/files
+    """
+    with open_keystore() as keystore:
+        _print_status(keystore.describe_key(key, region=region), as_json)
+
+
+@rotation.command("list", context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def list_(key: str, region: str | None, as_json: bool) -> None:
+    """List a key's rotations.
+
+    \b
+    Example:
+      kmsfs key rotation list alias/files
+    """
+    with open_keystore() as keystore:
+        found = keystore.describe_key(key, region=region)
+    if as_json:
+        print_json({"Rotations": found.rotations()})
+        return
+    rotated = [material for material in found.materials if material.rotation_type is not None]
+    print_table(
+        ["DATE", "TYPE", "MATERIAL"],
+        [[local_time(m.created_at), str(m.rotation_type), m.material_id.hex()] for m in rotated],
+        empty="never rotated",
+    )
+
+
+def _print_status(key: "KeyMetadata", as_json: bool) -> None:
+    if as_json:
+        print_json(key.rotation_status())
+        return
+    fields = {"arn": key.arn, "rotation": "off"}
+    if key.rotation_period_days is not None and key.next_rotation_at is not None:
+        fields["rotation"] = f"every {key.rotation_period_days} days"
+        fields["next"] = local_time(key.next_rotation_at)
+    print_fields(fields)
+
+
+@click.command("schedule-deletion", context_settings=HELP_NAMES)
+@key_argument()
+@click.option("--days", metavar="N", type=int, default=30, help="Days until then, 7 to 30; default 30.")
+@click.option("--force", is_flag=True, help="Even if a known tree would be lost.")
+@region_option()
+@json_option()
+def schedule_deletion(key: str, days: int, force: bool, region: str | None, as_json: bool) -> None:
+    """Delete a key when some days are over.
+
+    It cannot be used from now on. What is encrypted under it is lost for good once it is deleted;
+    until then, 'kmsfs key cancel-deletion' keeps it.
+
+    \b
+    Example:
+      kmsfs key schedule-deletion alias/files --days 7
+    """
+    with open_keystore() as keystore:
+        doomed = keystore.schedule_key_deletion(key, days=days, force=force, region=region)
+    if as_json:
+        answer: dict[str, Any] = {"KeyId": doomed.arn, "DeletionDate": doomed.deletion_at}
+        print_json({**answer, "KeyState": doomed.state.value, "PendingWindowInDays": days})
+        return
+    print_key(doomed, False)
+
+
+@click.command("cancel-deletion", context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def cancel_deletion(key: str, region: str | None, as_json: bool) -> None:
+    """Keep a key after all; it is then disabled.
+
+    \b
+    Example:
+      kmsfs key cancel-deletion alias/files
+      kmsfs key enable alias/files
+    """
+    with open_keystore() as keystore:
+        kept = keystore.cancel_key_deletion(key, region=region)
+    if as_json:
+        print_json({"KeyId": kept.arn})
+        return
+    print_key(kept, False)
+
+
+@click.command(context_settings=HELP_NAMES)
+@key_argument()
+@click.argument("tags", metavar="NAME=VALUE...", nargs=-1, required=True)
+@region_option()
+def tag(key: str, tags: tuple[str, ...], region: str | None) -> None:
+    """Add tags to a key, or change their values.
+
+    \b
+    Example:
+      kmsfs key tag alias/files team=blue stage=test
+    """
+    pairs = [(name, value) for name, equals, value in (text.partition("=") for text in tags) if equals]
+    if len(pairs) < len(tags):
+        raise UsageError("a tag has no value", hint="write NAME=VALUE; the value may be empty")
+    with open_keystore() as keystore:
+        keystore.tag_key(key, pairs, region=region)
+    print_line(f"tagged {key}")
+
+
+@click.command(context_settings=HELP_NAMES)
+@key_argument()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@region_option()
+def untag(key: str, names: tuple[str, ...], region: str | None) -> None:
+    """Take tags from a key.
+
+    \b
+    Example:
+      kmsfs key untag alias/files stage
+    """
+    with open_keystore() as keystore:
+        keystore.untag_key(key, names, region=region)
+    print_line(f"untagged {key}")
+
+
+@click.command(context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def tags(key: str, region: str | None, as_json: bool) -> None:
+    """List a key's tags.
+
+    \b
+    Example:
+      kmsfs key tags alias/files
+    """
+    with open_keystore() as keystore:
+        found = sorted(keystore.key_tags(key, region=region).items())
+    if as_json:
+        print_json({"Tags": [{"TagKey": name, "TagValue": value} for name, value in found]})
+        return
+    print_table(["NAME", "VALUE"], found, empty="no tags")
+
+
+COMMANDS = (update, rotate, rotation, schedule_deletion, cancel_deletion, tag, untag, tags)

@@ -1,0 +1,28 @@
+"""How the key commands print a key, for people and for programs."""
+
+from typing import TYPE_CHECKING
+
+from kmsfs.cli.terminal import local_time, print_fields, print_json
+
+if TYPE_CHECKING:
+    from kmsfs.keystore.model import KeyMetadata
+
+
+def print_key(key: "KeyMetadata", as_json: bool) -> None:
+    """Print a key with AWS's field names, or as a list of its properties."""
+    if as_json:
+        print_json(key.to_aws())
+        return
+    fields = {
+        "key id": key.key_id,
+        "arn": key.arn,
+        "region": key.region,
+        "state": key.state.value,
+        "created": local_time(key.created_at),
+        "description": key.description,
+        "manager": key.manager.value,
+        "material": key.current_material_id.hex(),
+    }
+    if key.deletion_at is not None:
+        fields["deleted on"] = local_time(key.deletion_at)
+    print_fields(fields)

@@ -1,0 +1,151 @@
+"""Access keys: who may sign requests to the server.
+
+A secret lies in the metadata only sealed, under a key of the region's token that no listing shows: a stolen
+database does not yield it. Access keys belong to the account, rows to a region: every region holds its own
+copy, and a request is verified with that of its region, so that whoever holds one region's token cannot make
+up an access key of another.
+"""
+
+import base64
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from kmsfs.crypto.aead import gcm_open, gcm_seal
+from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
+from kmsfs.errors import IntegrityError, KeyNotFoundError, KmsfsError, RegionNotFoundError
+from kmsfs.format.context import encode_context
+from kmsfs.ids import Region
+from kmsfs.keystore.ledger import Changes
+from kmsfs.keystore.model import CredentialEntry, NewCredential
+from kmsfs.keystore.ports import KeyKind
+from kmsfs.keystore.provision import exclusive
+from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.rows import Snapshot, credential_values
+
+ROOT: Final = "root"
+ACCESS_KEY_PREFIX: Final = "AKIA"
+SECRET_BYTES: Final = 30
+_ID_BYTES: Final = 10
+_SALT_SIZE: Final = 16
+_LABEL: Final = b"kmsfs/v1/credential\0"
+
+_log = logging.getLogger(__name__)
+
+
+def sealing_key_id(region: Region) -> bytes:
+    """Return the CKA_ID of the key that a region's secrets are sealed under."""
+    return hashlib.sha256(b"kmsfs credential key\0" + region.encode()).digest()
+
+
+class Credentials:
+    """The access keys of one keystore. Thread-safe."""
+
+    def __init__(self, home: Path, services: Callable[[], Sequence[RegionService]]) -> None:
+        self._home = home
+        self._services = services
+        self._unsealed: dict[tuple[Region, str, str], bytes] = {}
+
+    def create(self) -> NewCredential:
+        """Make an access key of the account's root in every region."""
+        services = self._services()
+        if not services:
+            raise RegionNotFoundError("no region is configured", hint="kmsfs region add REGION")
+        access_key_id = ACCESS_KEY_PREFIX + base64.b32encode(random_bytes(_ID_BYTES)).decode()
+        secret = base64.b64encode(random_bytes(SECRET_BYTES)).decode()
+        now = time.time()
+        for service in services:
+            self._put(service, access_key_id, ROOT, secret.encode(), now)
+        return NewCredential(access_key_id, secret)
+
+    def list(self) -> list[CredentialEntry]:
+        """Return the access keys of all regions, oldest first."""
+        found: dict[str, CredentialEntry] = {}
+        for service in self._services():
+            found |= service.snapshot.credentials
+        return sorted(found.values(), key=lambda entry: (entry.created_at, entry.access_key_id))
+
+    def delete(self, access_key_id: str) -> None:
+        """Remove an access key from every region; requests signed with it are refused from then on."""
+        holders = [service for service in self._services() if access_key_id in service.snapshot.credentials]
+        if not holders:
+            raise KeyNotFoundError(
+                f"access key {access_key_id} does not exist", hint="kmsfs credential list shows them"
+            )
+        for service in holders:
+            service.ledger.commit(lambda _: Changes(deletes=[("credentials", access_key_id)]))
+
+    def copy_to(self, service: RegionService) -> None:
+        """Give a new region the access keys that the others have."""
+        for other in self._services():
+            for entry in other.snapshot.credentials.values():
+                if other is not service and entry.access_key_id not in service.snapshot.credentials:
+                    secret = self._unseal(other, entry)
+                    self._put(service, entry.access_key_id, entry.principal, secret, entry.created_at)
+
+    def secrets(self) -> Mapping[tuple[str, str], bytes]:
+        """Return the secrets by (access key id, region); a region that cannot answer has none."""
+        found: dict[tuple[str, str], bytes] = {}
+        for service in self._services():
+            region = service.config.region
+            try:
+                for name, entry in service.snapshot.credentials.items():
+                    found[name, region] = self._unseal(service, entry)
+            except KmsfsError as error:
+                _log.warning("access keys of region %s cannot be read: %s", region, error)
+        return found
+
+    def _put(
+        self, service: RegionService, access_key_id: str, principal: str, secret: bytes, now: float
+    ) -> None:
+        region = service.config.region
+        key_id = sealing_key_id(region)
+        with exclusive(self._home):
+            if not service.hsm.holds(key_id):
+                service.hsm.generate(KeyKind.HMAC, key_id, f"kmsfs:credentials:{region}")
+        entry = CredentialEntry(access_key_id, principal, _seal(service, access_key_id, secret), now)
+
+        def decide(snapshot: Snapshot) -> Changes:
+            return Changes(puts=[("credentials", credential_values(snapshot.region, entry))])
+
+        service.ledger.commit(decide)
+
+    def _unseal(self, service: RegionService, entry: CredentialEntry) -> bytes:
+        name = (service.config.region, entry.access_key_id, entry.sealed_secret)
+        secret = self._unsealed.get(name)
+        if secret is None:
+            secret = self._unsealed[name] = _open(service, entry)
+        return secret
+
+
+def _seal(service: RegionService, access_key_id: str, secret: bytes) -> str:
+    salt, nonce = random_bytes(_SALT_SIZE), random_bytes(NONCE_SIZE)
+    key = _one_time_key(service, salt)
+    return (salt + nonce + gcm_seal(key, nonce, secret, _context(service, access_key_id))).hex()
+
+
+def _open(service: RegionService, entry: CredentialEntry) -> bytes:
+    sealed = bytes.fromhex(entry.sealed_secret)
+    salt, rest = sealed[:_SALT_SIZE], sealed[_SALT_SIZE:]
+    key = _one_time_key(service, salt)
+    try:
+        return gcm_open(key, rest[:NONCE_SIZE], rest[NONCE_SIZE:], _context(service, entry.access_key_id))
+    except IntegrityError:
+        raise IntegrityError(f"secret of access key {entry.access_key_id} is not authentic") from None
+
+
+def _one_time_key(service: RegionService, salt: bytes) -> bytes:
+    return service.hsm.hmac(sealing_key_id(service.config.region), _LABEL + salt)
+
+
+def _context(service: RegionService, access_key_id: str) -> bytes:
+    return encode_context(
+        {
+            "kmsfs:purpose": "credential",
+            "kmsfs:region": service.config.region,
+            "kmsfs:access-key-id": access_key_id,
+        }
+    )

@@ -1,0 +1,291 @@
+"""The life of one region's keys: made, changed, given new material, deleted.
+
+Material is made in the token before the commit that names it, and destroyed again if that commit fails. It is
+destroyed for good only after the commit that condemns its key, so that no crash leaves a live key without it.
+Each step may be repeated, and is made by whichever process comes first.
+"""
+
+import fcntl
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from kmsfs.crypto.entropy import random_bytes
+from kmsfs.errors import InvalidRequestError, LimitExceededError
+from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
+from kmsfs.ids import KeyId, MaterialId
+from kmsfs.keystore.aliases import changeable, new_alias, require_free
+from kmsfs.keystore.arn import check_alias, key_arn
+from kmsfs.keystore.ledger import Changes, Ledger
+from kmsfs.keystore.model import KeyManager, KeyMetadata, KeyState, Material, RegionConfig, RotationType
+from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.rows import (
+    CONDEMNED,
+    DELETED,
+    Snapshot,
+    alias_values,
+    key_values,
+    material_values,
+    tag_id,
+)
+from kmsfs.keystore.transitions import Operation, next_state
+
+DAY_S: Final = 86_400
+MIN_WINDOW_DAYS: Final = 7
+MAX_WINDOW_DAYS: Final = 30
+MIN_PERIOD_DAYS: Final = 90
+MAX_PERIOD_DAYS: Final = 2560
+DEFAULT_PERIOD_DAYS: Final = 365
+MANAGED_PERIOD_DAYS: Final = 1095
+MAX_ON_DEMAND: Final = 25
+KEY_LABEL_PREFIX = "kmsfs:"
+_KINDS = {Suite.HSM_GCM: KeyKind.AES, Suite.HSM_KDF: KeyKind.HMAC}
+
+
+def key_label(key_id: KeyId) -> str:
+    """Return the CKA_LABEL that all material of a CMK carries."""
+    return KEY_LABEL_PREFIX + key_id
+
+
+class _OvertakenError(Exception):
+    """Somebody else rotated the key, or changed its state, in between."""
+
+
+class Lifecycle:
+    """What may be done with a region's keys, apart from using them. Thread-safe."""
+
+    def __init__(self, config: RegionConfig, hsm: Hsm, ledger: Ledger, now: Callable[[], float]) -> None:
+        self._config = config
+        self._hsm = hsm
+        self._ledger = ledger
+        self._now = now
+
+    def create(
+        self, description: str, alias: str | None, manager: KeyManager = KeyManager.CUSTOMER
+    ) -> KeyMetadata:
+        """Generate a CMK in the token and record it, with its first alias if one is given."""
+        if alias is not None:
+            if manager is KeyManager.CUSTOMER:
+                check_alias(alias)
+            require_free(self._ledger.reload(), alias)
+        config, key_id = self._config, KeyId(str(uuid.uuid4()))
+        material = self._generate_material(key_id)
+
+        def decide(snapshot: Snapshot) -> Changes:
+            puts = [
+                ("keys", key_values(_new_key(config, key_id, description, material, manager))),
+                ("materials", material_values(config.region, key_id, material, 0)),
+            ]
+            if alias is not None:
+                require_free(snapshot, alias)
+                puts.append(("aliases", alias_values(new_alias(config, alias, key_id, material.created_at))))
+            return Changes(puts=puts)
+
+        return self._commit_material(material, decide).key(key_id)
+
+    def change_state(self, key_id: KeyId, operation: Operation) -> KeyMetadata:
+        """Enable or disable a CMK as the transition table says."""
+
+        def decide(snapshot: Snapshot) -> Changes:
+            key = changeable(snapshot, key_id)
+            state = next_state(key.state, operation, key.arn)
+            at = None if state is not KeyState.PENDING_DELETION else key.deletion_at
+            return Changes(puts=[("keys", key_values(replace(key, state=state, deletion_at=at)))])
+
+        return self._ledger.commit(decide).key(key_id)
+
+    def describe(self, key_id: KeyId, description: str) -> KeyMetadata:
+        """Change what a CMK is said to be for."""
+
+        def decide(snapshot: Snapshot) -> Changes:
+            key = changeable(snapshot, key_id)
+            next_state(key.state, Operation.DESCRIBE_ANEW, key.arn)
+            return Changes(puts=[("keys", key_values(replace(key, description=description)))])
+
+        return self._ledger.commit(decide).key(key_id)
+
+    # --- deletion -------------------------------------------------------------------------------
+    def schedule_deletion(self, key_id: KeyId, days: int) -> KeyMetadata:
+        """First step: the key can no longer be used, and is deleted when the days are over."""
+        if not MIN_WINDOW_DAYS <= days <= MAX_WINDOW_DAYS:
+            raise InvalidRequestError(
+                f"pending window must be {MIN_WINDOW_DAYS} to {MAX_WINDOW_DAYS} days, not {days}"
+            )
+
+        def decide(snapshot: Snapshot) -> Changes:
+            key = changeable(snapshot, key_id)
+            state = next_state(key.state, Operation.SCHEDULE_DELETION, key.arn)
+            doomed = replace(key, state=state, deletion_at=self._now() + days * DAY_S)
+            return Changes(puts=[("keys", key_values(doomed))])
+
+        return self._ledger.commit(decide).key(key_id)
+
+    def sweep(self) -> None:
+        """Do what is due: rotations, and deletions from wherever they stopped."""
+        now = self._now()
+        if self._ledger.snapshot.next_due > now:
+            return
+        for key in self._ledger.reload().keys.values():
+            if (
+                key.state is KeyState.PENDING_DELETION
+                and key.deletion_at is not None
+                and key.deletion_at <= now
+            ):
+                self._condemn(key.key_id, now)
+            elif key.state is KeyState.ENABLED and rotation_is_due(key, now):
+                self.rotate(key, RotationType.AUTOMATIC)
+        for key in self._ledger.snapshot.condemned.values():
+            self._bury(key)
+
+    def _condemn(self, key_id: KeyId, now: float) -> None:
+        """Second step: nobody sees the key any more."""
+
+        def decide(snapshot: Snapshot) -> Changes:
+            key = snapshot.keys.get(key_id)
+            if key is None or key.state is not KeyState.PENDING_DELETION or (key.deletion_at or now) > now:
+                return Changes()  # cancelled, or another process was first
+            return Changes(puts=[("keys", {**key_values(key), "state": CONDEMNED})])
+
+        self._ledger.commit(decide)
+
+    def _bury(self, key: KeyMetadata) -> None:
+        """Third step: the material goes, then every row but the tombstone."""
+        for material in key.materials:
+            self._hsm.destroy(material.material_id)
+
+        def decide(snapshot: Snapshot) -> Changes:
+            if key.key_id not in snapshot.condemned:
+                return Changes()
+            names = [name for name, alias in snapshot.aliases.items() if alias.target_key_id == key.key_id]
+            deletes = [
+                *(("materials", material.material_id.hex()) for material in key.materials),
+                *(("aliases", name) for name in names),
+                *(("tags", tag_id(key.key_id, name)) for name in snapshot.tags.get(key.key_id, ())),
+            ]
+            return Changes(puts=[("keys", {**key_values(key), "state": DELETED})], deletes=deletes)
+
+        self._ledger.commit(decide)
+
+    # --- rotation -------------------------------------------------------------------------------
+    def set_rotation(self, key_id: KeyId, period_days: int | None) -> KeyMetadata:
+        """Turn automatic rotation on with a period, or off (None)."""
+        if period_days is not None and not MIN_PERIOD_DAYS <= period_days <= MAX_PERIOD_DAYS:
+            raise InvalidRequestError(
+                f"rotation period must be {MIN_PERIOD_DAYS} to {MAX_PERIOD_DAYS} days, not {period_days}"
+            )
+
+        def decide(snapshot: Snapshot) -> Changes:
+            key = changeable(snapshot, key_id)
+            next_state(key.state, Operation.SET_ROTATION, key.arn)
+            if period_days == key.rotation_period_days:
+                return Changes()
+            at = None if period_days is None else self._now() + period_days * DAY_S
+            turned = replace(key, rotation_period_days=period_days, next_rotation_at=at)
+            return Changes(puts=[("keys", key_values(turned))])
+
+        return self._ledger.commit(decide).key(key_id)
+
+    def rotate_on_demand(self, key_id: KeyId) -> KeyMetadata:
+        """Give a CMK new material now; its id, ARN and aliases stay, and what is encrypted still decrypts."""
+        key = changeable(self._ledger.reload(), key_id)
+        next_state(key.state, Operation.ROTATE, key.arn)
+        made = [m for m in key.materials if m.rotation_type is RotationType.ON_DEMAND]
+        if len(made) >= MAX_ON_DEMAND:
+            raise LimitExceededError(f"key {key.arn} was rotated on demand {MAX_ON_DEMAND} times already")
+        return self.rotate(key, RotationType.ON_DEMAND)
+
+    def rotate(self, seen: KeyMetadata, kind: RotationType) -> KeyMetadata:
+        """Give the key ``seen`` new material, unless somebody did since it was seen."""
+        with self._one_process():
+            key = self._ledger.reload().key(seen.key_id)
+            if not _same(key, seen):
+                return key
+            return self._rotate(seen, kind)
+
+    def _rotate(self, seen: KeyMetadata, kind: RotationType) -> KeyMetadata:
+        material = replace(self._generate_material(seen.key_id), rotation_type=kind)
+
+        def decide(snapshot: Snapshot) -> Changes:
+            key = snapshot.key(seen.key_id)
+            if not _same(key, seen):
+                raise _OvertakenError
+            moved = replace(
+                key,
+                current_material_id=material.material_id,
+                next_rotation_at=_next_rotation(key, self._now()),
+            )
+            row = material_values(snapshot.region, key.key_id, material, 0)
+            return Changes(puts=[("keys", key_values(moved)), ("materials", row)])
+
+        try:
+            return self._commit_material(material, decide).key(seen.key_id)
+        except _OvertakenError:
+            return self._ledger.snapshot.key(seen.key_id)
+
+    @contextmanager
+    def _one_process(self) -> Iterator[None]:
+        """Hold back the other processes that use an embedded token.
+
+        SoftHSM may not show a process an object that another one made while it made one of its own. Without
+        an embedded token, the commit alone decides who is first.
+        """
+        if self._config.token_dir is None:
+            yield
+            return
+        lock = os.open(self._config.token_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _generate_material(self, key_id: KeyId) -> Material:
+        material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self._config.suite, self._now())
+        self._hsm.generate(_KINDS[material.suite], material.material_id, key_label(key_id))
+        return material
+
+    def _commit_material(self, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
+        try:
+            return self._ledger.commit(decide)
+        except BaseException:
+            self._hsm.destroy(material.material_id)  # nothing was encrypted under it yet
+            raise
+
+
+def _same(key: KeyMetadata, seen: KeyMetadata) -> bool:
+    return key.current_material_id == seen.current_material_id and key.state is seen.state
+
+
+def _next_rotation(key: KeyMetadata, now: float) -> float | None:
+    """Return when the key is due again; rotations that nobody was there for are not caught up with."""
+    if key.next_rotation_at is None or key.rotation_period_days is None or key.next_rotation_at > now:
+        return key.next_rotation_at
+    return now + key.rotation_period_days * DAY_S
+
+
+def rotation_is_due(key: KeyMetadata, now: float) -> bool:
+    """Whether automatic rotation is to be done."""
+    return key.next_rotation_at is not None and key.next_rotation_at <= now
+
+
+def _new_key(
+    config: RegionConfig, key_id: KeyId, description: str, material: Material, manager: KeyManager
+) -> KeyMetadata:
+    period = MANAGED_PERIOD_DAYS if manager is KeyManager.AWS else None
+    return KeyMetadata(
+        key_id=key_id,
+        arn=key_arn(config.region, config.account, key_id),
+        region=config.region,
+        account=config.account,
+        description=description,
+        state=KeyState.ENABLED,
+        manager=manager,
+        created_at=material.created_at,
+        current_material_id=material.material_id,
+        materials=(material,),
+        rotation_period_days=period,
+        next_rotation_at=None if period is None else material.created_at + period * DAY_S,
+    )

@@ -1,0 +1,67 @@
+"""Tags on one region's keys, within AWS's limits."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from kmsfs.errors import InvalidRequestError, TagError
+from kmsfs.ids import KeyId
+from kmsfs.keystore.aliases import changeable
+from kmsfs.keystore.ledger import Changes, Ledger
+from kmsfs.keystore.rows import Snapshot, tag_id, tag_values
+from kmsfs.keystore.transitions import Operation, next_state
+
+MAX_TAGS: Final = 50
+MAX_NAME_LENGTH: Final = 128
+MAX_VALUE_LENGTH: Final = 256
+RESERVED_PREFIX: Final = "aws:"
+
+_TEXT = re.compile(r"[\w .:/=+@-]*")
+
+
+def set_tags(ledger: Ledger, key_id: KeyId, tags: Sequence[tuple[str, str]]) -> None:
+    """Add tags to a CMK, or give those that it has new values."""
+    for name, value in tags:
+        _check(name, value)
+    wanted = dict(tags)
+    if len(wanted) != len(tags):
+        raise TagError("a tag key is named twice")
+
+    def decide(snapshot: Snapshot) -> Changes:
+        key = changeable(snapshot, key_id)
+        next_state(key.state, Operation.TAG, key.arn)
+        if len({**snapshot.tags.get(key_id, {}), **wanted}) > MAX_TAGS:
+            raise TagError(f"key {key.arn} would have more than {MAX_TAGS} tags")
+        rows = [tag_values(snapshot.region, key_id, name, value) for name, value in wanted.items()]
+        return Changes(puts=[("tags", row) for row in rows])
+
+    ledger.commit(decide)
+
+
+def remove_tags(ledger: Ledger, key_id: KeyId, names: Sequence[str]) -> None:
+    """Take tags from a CMK; those that it does not have are no error."""
+    for name in names:
+        _check(name, "")
+
+    def decide(snapshot: Snapshot) -> Changes:
+        key = changeable(snapshot, key_id)
+        next_state(key.state, Operation.TAG, key.arn)
+        there: Mapping[str, str] = snapshot.tags.get(key_id, {})
+        return Changes(deletes=[("tags", tag_id(key_id, name)) for name in names if name in there])
+
+    ledger.commit(decide)
+
+
+def _check(name: str, value: str) -> None:
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise InvalidRequestError(f"tag key must have 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
+    if len(value) > MAX_VALUE_LENGTH:
+        raise InvalidRequestError(
+            f"tag value must have at most {MAX_VALUE_LENGTH} characters, not {len(value)}"
+        )
+    if name.lower().startswith(RESERVED_PREFIX):
+        raise TagError(f"tag key {name!r} is reserved", hint="choose a key that does not begin with aws:")
+    if not _TEXT.fullmatch(name) or not _TEXT.fullmatch(value):
+        raise TagError(
+            f"tag {name!r} has characters that tags cannot have", hint="letters, digits, spaces and _.:/=+-@"
+        )

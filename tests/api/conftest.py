@@ -1,0 +1,26 @@
+"""One server with two regions for the tests that only talk to it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testkit.home import Home, make_home
+from testkit.serving import Serving, serving
+
+US, EU = "us-east-1", "eu-west-1"
+
+
+@pytest.fixture(scope="module")
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    path = tmp_path_factory.mktemp("served") / "home"
+    home = make_home(path)
+    home.ok("region", "add", US)
+    yield home
+    shutil.rmtree(Path(path))
+
+
+@pytest.fixture(scope="module")
+def served(server_home: Home) -> Iterator[Serving]:
+    with serving(server_home) as running:
+        yield running

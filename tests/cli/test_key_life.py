@@ -1,0 +1,83 @@
+"""``kmsfs key``: rotation, deletion, tags and descriptions."""
+
+from pathlib import Path
+
+import pytest
+from testkit.home import ALIAS, REGION, Home, refused
+
+
+def test_a_key_is_rotated_and_the_rotation_listed(home: Home) -> None:
+    assert "never rotated" in home.ok("key", "rotation", "list", ALIAS)
+    before = home.json("key", "describe", ALIAS)
+    assert home.json("key", "rotate", ALIAS) == {"KeyId": before["Arn"]}
+    assert before["KeyId"] in home.ok("key", "rotate", ALIAS, "--region", REGION)
+    after = home.json("key", "describe", ALIAS)
+    assert after["CurrentKeyMaterialId"] != before["CurrentKeyMaterialId"]
+    rotations = home.json("key", "rotation", "list", ALIAS)["Rotations"]
+    assert [set(entry) for entry in rotations] == [
+        {"KeyId", "KeyMaterialId", "RotationDate", "RotationType"}
+    ] * 2
+    assert rotations[-1]["KeyMaterialId"] == after["CurrentKeyMaterialId"]
+    assert home.ok("key", "rotation", "list", ALIAS).count("ON_DEMAND") == 2
+
+
+def test_rotation_is_turned_on_and_off(home: Home) -> None:
+    arn = home.json("key", "describe", ALIAS)["Arn"]
+    off = {"KeyId": arn, "KeyRotationEnabled": False}
+    assert home.json("key", "rotation", "status", ALIAS) == off
+    assert home.json("key", "rotation", "on", ALIAS)["RotationPeriodInDays"] == 365
+    on = home.json("key", "rotation", "on", ALIAS, "--period", "90")
+    assert (on["KeyRotationEnabled"], on["RotationPeriodInDays"]) == (True, 90)
+    assert home.json("key", "rotation", "status", ALIAS) == on
+    assert "every 90 days" in home.ok("key", "rotation", "status", ALIAS)
+    refused(home.run("key", "rotation", "on", ALIAS, "--period", "89"), 2)
+    assert home.json("key", "rotation", "off", ALIAS) == off
+
+
+def test_a_deletion_is_scheduled_and_cancelled(home: Home) -> None:
+    refused(home.run("key", "schedule-deletion", ALIAS, "--days", "6"), 2)
+    refused(home.run("key", "cancel-deletion", ALIAS), 7)
+    said = home.json("key", "schedule-deletion", ALIAS, "--days", "7")
+    assert (said["KeyState"], said["PendingWindowInDays"]) == ("PendingDeletion", 7)
+    assert home.json("key", "describe", ALIAS)["DeletionDate"] == said["DeletionDate"]
+    assert "deleted on" in home.ok("key", "describe", ALIAS)
+    refused(home.run("key", "schedule-deletion", ALIAS), 6)
+    assert home.json("key", "cancel-deletion", ALIAS) == {"KeyId": said["KeyId"]}
+    assert home.json("key", "describe", ALIAS)["KeyState"] == "Disabled"
+    assert "deleted on" in home.ok("key", "schedule-deletion", ALIAS)
+    assert "Disabled" in home.ok("key", "cancel-deletion", ALIAS)
+
+
+def test_a_key_that_a_tree_needs_is_deleted_only_by_force(home: Home, tmp_path: Path) -> None:
+    home.ok("init", tmp_path / "tree", "--key", ALIAS)
+    said = refused(home.run("key", "schedule-deletion", ALIAS), 7)
+    assert str(tmp_path / "tree") in said
+    assert "--force" in said
+    assert home.json("key", "schedule-deletion", ALIAS, "--force")["KeyState"] == "PendingDeletion"
+
+
+def test_tags(home: Home) -> None:
+    assert "no tags" in home.ok("key", "tags", ALIAS)
+    home.ok("key", "tag", ALIAS, "team=blue", "empty=", "sum=1=1")
+    assert home.json("key", "tags", ALIAS)["Tags"] == [
+        {"TagKey": "empty", "TagValue": ""},
+        {"TagKey": "sum", "TagValue": "1=1"},
+        {"TagKey": "team", "TagValue": "blue"},
+    ]
+    home.ok("key", "untag", ALIAS, "empty", "sum")
+    assert "blue" in home.ok("key", "tags", ALIAS)
+    for tag in ("team", "aws:x=1", "=x"):
+        refused(home.run("key", "tag", ALIAS, tag), 2)
+
+
+def test_a_description_is_changed(home: Home) -> None:
+    said = home.json("key", "update", ALIAS, "--description", "other files")
+    assert said["Description"] == "other files"
+
+
+@pytest.mark.parametrize("change", [("disable",), ("rotate",), ("rotation", "off"), ("schedule-deletion",)])
+def test_a_managed_key_is_not_changed(home: Home, tmp_path: Path, change: tuple[str, ...]) -> None:
+    home.ok("init", tmp_path / "tree")
+    (tmp_path / "tree" / "kmsfs.tree").unlink()
+    (home.path / "trees.json").unlink()
+    refused(home.run("key", *change, "alias/aws/kmsfs"), 8)

@@ -1,0 +1,68 @@
+"""A real server on a free port, as the installed ``kmsfs serve``."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from testkit.home import KMSFS, Home
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running server and an access key of its account's root."""
+
+    home: Home
+    url: str
+    access_key_id: str
+    secret: str
+    process: subprocess.Popen[str]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, region: str, *, secret: str | None = None, verify: Any = None) -> Any:
+        """Return a boto3 client for one region."""
+        return boto3.client(
+            "kms",
+            region_name=region,
+            endpoint_url=self.url,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=secret or self.secret,
+            config=Config(retries={"max_attempts": 0}),
+            verify=verify,
+        )
+
+    def stop(self) -> int:
+        """End the server as an operator does; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextmanager
+def serving(home: Home, *options: str) -> Iterator[Serving]:
+    """Run ``kmsfs serve`` on a home that has no access key yet."""
+    process = subprocess.Popen(
+        [KMSFS, "serve", *(options or ("--bind", "127.0.0.1:0"))],
+        env={**os.environ, "KMSFS_HOME": str(home.path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(4)]
+        assert said[3].startswith("serving on "), said
+        yield Serving(home, said[3].split()[-1], said[1].split()[-1], said[2].split()[-1], process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+        process.stdout.close()

@@ -8,7 +8,8 @@ from kmsfs.ids import KeyId
 from kmsfs.keystore.arn import alias_arn, check_alias
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, RegionConfig
-from kmsfs.keystore.rows import Snapshot, alias_values
+from kmsfs.keystore.rows import alias_values
+from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
 
 

@@ -24,7 +24,8 @@ from kmsfs.keystore.model import CredentialEntry, NewCredential
 from kmsfs.keystore.ports import KeyKind
 from kmsfs.keystore.provision import exclusive
 from kmsfs.keystore.region import RegionService
-from kmsfs.keystore.rows import Snapshot, credential_values
+from kmsfs.keystore.rows import credential_values
+from kmsfs.keystore.snapshot import Snapshot
 
 ROOT: Final = "root"
 ACCESS_KEY_PREFIX: Final = "AKIA"

@@ -14,7 +14,8 @@ from kmsfs.crypto.kdf import equal
 from kmsfs.errors import MetadataTamperedError, MetadataUnavailableError
 from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.ports import ConflictError, MetadataStore, Row, Value
-from kmsfs.keystore.rows import Snapshot, Values, build_snapshot, row_bytes, rows_digest, state_values
+from kmsfs.keystore.rows import Values, row_bytes, rows_digest, state_values
+from kmsfs.keystore.snapshot import Snapshot, build_snapshot
 
 ATTEMPTS = 50  # of a change that other writers overtake
 

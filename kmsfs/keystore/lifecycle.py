@@ -25,12 +25,12 @@ from kmsfs.keystore.ports import Hsm, KeyKind
 from kmsfs.keystore.rows import (
     CONDEMNED,
     DELETED,
-    Snapshot,
     alias_values,
     key_values,
     material_values,
     tag_id,
 )
+from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
 
 DAY_S: Final = 86_400

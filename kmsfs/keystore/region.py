@@ -26,7 +26,7 @@ from kmsfs.keystore.ledger import Ledger
 from kmsfs.keystore.lifecycle import Lifecycle, rotation_is_due
 from kmsfs.keystore.model import KeyManager, KeyMetadata, RegionConfig, RotationType
 from kmsfs.keystore.ports import Hsm, MetadataStore
-from kmsfs.keystore.rows import MaterialEntry, Snapshot
+from kmsfs.keystore.snapshot import MaterialEntry, Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
 from kmsfs.keystore.uses import UseCounter
 from kmsfs.keystore.wrapping import open_blob, seal

@@ -46,7 +46,7 @@ from kmsfs.keystore.model import (
     RegionConfig,
 )
 from kmsfs.keystore.region import RegionService
-from kmsfs.keystore.rows import MaterialEntry
+from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.transitions import Operation, next_state
 
 REFRESH_INTERVAL_S = 1.0

@@ -8,7 +8,8 @@ from kmsfs.errors import InvalidRequestError, TagError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.aliases import changeable
 from kmsfs.keystore.ledger import Changes, Ledger
-from kmsfs.keystore.rows import Snapshot, tag_id, tag_values
+from kmsfs.keystore.rows import tag_id, tag_values
+from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
 
 MAX_TAGS: Final = 50

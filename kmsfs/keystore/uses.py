@@ -11,7 +11,8 @@ from typing import Final
 from kmsfs.errors import KeyExhaustedError, KeyNotFoundError
 from kmsfs.ids import MaterialId
 from kmsfs.keystore.ledger import Changes, Ledger
-from kmsfs.keystore.rows import Snapshot, material_values
+from kmsfs.keystore.rows import material_values
+from kmsfs.keystore.snapshot import Snapshot
 
 FIRST_BLOCK: Final = 1 << 6
 LARGEST_BLOCK: Final = 1 << 16

@@ -12,7 +12,7 @@ from kmsfs.errors import IntegrityError
 from kmsfs.format.blob import Blob, Suite
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.ports import Hsm
-from kmsfs.keystore.rows import MaterialEntry
+from kmsfs.keystore.snapshot import MaterialEntry
 
 KDF_LABEL: Final = b"kmsfs/v1/encrypt"
 KDF_NONCE_SIZE: Final = 16

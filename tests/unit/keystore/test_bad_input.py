@@ -38,8 +38,9 @@ from kmsfs.keystore.model import AliasEntry, EncryptResult, RegionConfig
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.ports import KeyKind
 from kmsfs.keystore.region import RegionService, integrity_key_id
-from kmsfs.keystore.rows import Snapshot, alias_values, key_values, material_values
+from kmsfs.keystore.rows import alias_values, key_values, material_values
 from kmsfs.keystore.service import Keystore
+from kmsfs.keystore.snapshot import Snapshot
 
 US, EU, NORTH = "us-east-1", "eu-west-1", Region("eu-north-1")
 

@@ -20,7 +20,6 @@ from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material, RegionConfig
 from kmsfs.keystore.ports import ConflictError, Row
 from kmsfs.keystore.rows import (
-    Snapshot,
     alias_values,
     key_values,
     material_values,
@@ -28,6 +27,7 @@ from kmsfs.keystore.rows import (
     rows_digest,
     tag_values,
 )
+from kmsfs.keystore.snapshot import Snapshot
 
 US, EU = Region("us-east-1"), Region("eu-west-1")
 KEY = b"k" * 32

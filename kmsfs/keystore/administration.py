@@ -1,37 +1,55 @@
-"""What a person may do with the keys of a keystore, apart from using them: the part of ``Keystore`` for it."""
+"""What people do with keys and aliases, apart from using them: the part of ``Keystore`` for it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from kmsfs.errors import InvalidRequestError, KeyStateError
+from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
+from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata
+from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.transitions import Operation
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
-
-    from kmsfs.ids import KeyId, TreeId
-    from kmsfs.keystore.model import KeyMetadata
-    from kmsfs.keystore.region import RegionService
 
 MAX_DESCRIPTION_LENGTH = 8192
 
 
-class Administration:
-    """The life of keys, by reference."""
+class Administration(Regions):
+    """Keys and aliases, by reference."""
 
-    home: Path
+    def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
+        """Generate a CMK in the region's token, and its alias if one is named."""
+        check_description(description)
+        return self._service(region).lifecycle.create(description, alias)
 
-    def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
-        raise NotImplementedError
+    def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
+        """Return the CMK that ``ref`` names, as it is now."""
+        self.refresh()
+        return self.resolve(ref, region=region)
 
-    def _seen(self, ref: str, region: str | None) -> tuple[RegionService, KeyMetadata]:
-        service, key_id = self._locate(ref, region)
-        return service, service.key(key_id)
+    def list_keys(self, region: str | None = None) -> list[KeyMetadata]:
+        """Return the CMKs of one region or of all, oldest first within each."""
+        self.refresh()
+        keys = [
+            [key for key in service.snapshot.keys.values() if key.manager is not KeyManager.OWNED]
+            for service in self._services_of(region)
+        ]
+        return [key for found in keys for key in sorted(found, key=lambda key: (key.created_at, key.key_id))]
 
+    def enable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
+        """Enable a CMK."""
+        return self._change_state(ref, region, Operation.ENABLE)
+
+    def disable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
+        """Disable a CMK: nothing is encrypted or decrypted under it until it is enabled again."""
+        return self._change_state(ref, region, Operation.DISABLE)
+
+    def managed_key(self, region: str | None = None) -> KeyMetadata:
+        """Return the region's key for trees that name none, made the first time."""
+        return self._fresh_service(self._region_or_only(region)).managed_key()
+
+    # --- the life of keys -----------------------------------------------------------------------
     def schedule_key_deletion(
         self, ref: str, *, days: int = MAX_WINDOW_DAYS, force: bool = False, region: str | None = None
     ) -> KeyMetadata:
@@ -92,6 +110,36 @@ class Administration:
     def note_tree(self, tree_id: TreeId, path: Path, key_arns: Collection[str]) -> None:
         """Remember that a tree has slots of these keys."""
         known_trees.note_tree(self.home, tree_id, path, key_arns)
+
+    # --- aliases --------------------------------------------------------------------------------
+    def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
+        """Point a new alias at a key of the same region."""
+        service, key_id = self._locate(target_ref, region)
+        return service.aliases.create(name, key_id)
+
+    def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
+        """Point an alias at another key of the same region."""
+        service, key_id = self._locate(target_ref, region)
+        return service.aliases.update(name, key_id)
+
+    def delete_alias(self, name: str, *, region: str | None = None) -> None:
+        """Remove an alias; its key stays."""
+        self._service(self._region_or_only(region)).aliases.delete(name)
+
+    def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
+        """Return the aliases of one region or of all, by name within each."""
+        self.refresh()
+        aliases = [service.snapshot.aliases for service in self._services_of(region)]
+        return [found[name] for found in aliases for name in sorted(found)]
+
+    # --- inside ---------------------------------------------------------------------------------
+    def _seen(self, ref: str, region: str | None) -> tuple[RegionService, KeyMetadata]:
+        service, key_id = self._locate(ref, region)
+        return service, service.key(key_id)
+
+    def _change_state(self, ref: str, region: str | None, operation: Operation) -> KeyMetadata:
+        service, key_id = self._locate(ref, region)
+        return service.lifecycle.change_state(key_id, operation)
 
 
 def check_description(description: str) -> None:

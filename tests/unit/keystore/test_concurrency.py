@@ -128,6 +128,6 @@ def test_a_change_shows_without_being_asked_for(
     made = keystore.generate_data_key("alias/main", {}, region=US)
     with Keystore.open(ks_home) as other:
         other.disable_key(made.key_arn)
-    monkeypatch.setattr("kmsfs.keystore.service.REFRESH_INTERVAL_S", 0.0)
+    monkeypatch.setattr("kmsfs.keystore.regions.REFRESH_INTERVAL_S", 0.0)
     with pytest.raises(KeyDisabledError):
         keystore.check_usable(made.key_arn)

@@ -1,0 +1,131 @@
+"""The regions of one KMSFS_HOME as they are now, and how a key in one of them is named.
+
+A region's metadata is read, and its module loaded, when one of its keys is first needed. Every answer comes from
+verified metadata; another process's changes show after ``refresh``, which every use asks for once a second.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from threading import RLock
+
+from kmsfs.errors import InvalidRequestError, KeyNotFoundError, KmsfsError, RegionNotFoundError
+from kmsfs.ids import KeyId, Region
+from kmsfs.keystore import provision
+from kmsfs.keystore.arn import KeyReference, parse_reference
+from kmsfs.keystore.home import load_region, metadata_path, region_names
+from kmsfs.keystore.metadata_db import SqliteMetadataStore
+from kmsfs.keystore.model import KeyMetadata, RegionConfig
+from kmsfs.keystore.region import RegionService
+
+REFRESH_INTERVAL_S = 1.0
+SWEEP_RETRY_S = 60.0
+
+_log = logging.getLogger(__name__)
+find_reference = lru_cache(maxsize=1024)(parse_reference)
+
+
+class Regions:
+    """All regions of a home. Thread-safe."""
+
+    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
+        self.home = home.absolute()
+        self._store = SqliteMetadataStore(metadata_path(self.home))
+        self._now = now
+        self._lock = RLock()
+        self._services: dict[str, RegionService] = {}
+        self._refreshed_at = 0.0
+        self._stale = False
+        self._sweep_after = 0.0
+
+    def close(self) -> None:
+        """Log out of every token and release the metadata store."""
+        with self._lock:
+            for service in self._services.values():
+                service.hsm.close()
+            self._services.clear()
+            self._store.close()
+
+    def regions(self) -> list[RegionConfig]:
+        """Return the configured regions; needs neither module nor metadata."""
+        return [load_region(self.home, name) for name in region_names(self.home)]
+
+    def resolve(self, ref: str, *, region: str | None = None) -> KeyMetadata:
+        """Return the CMK that a key ARN, alias ARN, ``alias/NAME`` or key id names."""
+        service, key_id = self._locate(ref, region)
+        return service.key(key_id)
+
+    def refresh(self) -> bool:
+        """Read the metadata again if another process changed it; return whether anything differs."""
+        with self._lock:
+            read = [service for service in self._services.values() if service.ledger.counter is not None]
+            differs = False
+            if read:
+                # sticky: a reload that fails must not hide the change from the next call
+                self._stale = self._store.changed() or self._stale
+                if self._stale:
+                    before = [service.ledger.counter for service in read]
+                    differs = before != [service.ledger.reload().counter for service in read]
+                    self._stale = False
+            self._refreshed_at = time.monotonic()
+            for service in read:
+                self._sweep(service)
+            return differs
+
+    def _sweep(self, service: RegionService) -> None:
+        """Do what is due in a region; if that fails, use goes on and it is tried again in a minute."""
+        if time.monotonic() < self._sweep_after:
+            return
+        try:
+            service.lifecycle.sweep()
+        except KmsfsError as error:
+            self._sweep_after = time.monotonic() + SWEEP_RETRY_S
+            _log.warning("region %s: what is due cannot be done: %s", service.config.region, error)
+
+    def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
+        named = find_reference(ref)
+        service = self._fresh_service(self._region_for(named, ref, region))
+        if named.account is not None and named.account != service.config.account:
+            raise KeyNotFoundError(f"{ref} is of another account", hint="kmsfs key list shows the keys")
+        if named.key_id is not None:
+            return service, named.key_id
+        return service, service.alias_target(str(named.alias))
+
+    def _region_for(self, named: KeyReference, ref: str, region: str | None) -> str:
+        if named.region is None:
+            return self._region_or_only(region)
+        if region is not None and region != named.region:
+            raise KeyNotFoundError(f"{ref} is not a key of region {region}", hint="name a key of that region")
+        return named.region
+
+    def _region_or_only(self, region: str | None) -> str:
+        if region is not None:
+            return region
+        names = region_names(self.home)
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise RegionNotFoundError("no region is configured", hint="kmsfs region add REGION")
+        raise InvalidRequestError(
+            "several regions are configured", hint="name the key by its ARN, or give --region"
+        )
+
+    def _fresh_service(self, region: str) -> RegionService:
+        if time.monotonic() - self._refreshed_at > REFRESH_INTERVAL_S:
+            self.refresh()
+        return self._services.get(region) or self._service(region)
+
+    def _service(self, region: str) -> RegionService:
+        with self._lock:
+            service = self._services.get(region)
+            if service is None:
+                config = load_region(self.home, region)
+                service = RegionService(config, provision.connect(self.home, config), self._store, self._now)
+                self._services[region] = service
+            return service
+
+    def _services_of(self, region: str | None) -> list[RegionService]:
+        names = region_names(self.home) if region is None else [Region(region)]
+        return [self._service(name) for name in names]

@@ -1,6 +1,10 @@
 """Every byte string that is authenticated beside a ciphertext, one function each."""
 
+from typing import Final
+
 from kmsfs.ids import DirId, FileId, TreeId
+
+FILE_ID_PAIR: Final = "kmsfs:file-id"  # the pair of an encryption context that names the file
 
 
 def chunk_prefix(file_id: FileId, suite: int, chunk_size: int) -> bytes:
@@ -25,7 +29,7 @@ def xattr(owner: bytes, nonce: bytes) -> list[bytes]:
 
 def file_context(tree_id: TreeId, file_id: FileId) -> dict[str, str]:
     """Encryption context of a file's wrapped data key."""
-    return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:file-id": file_id.hex()}
+    return {"kmsfs:tree-id": tree_id.hex(), FILE_ID_PAIR: file_id.hex()}
 
 
 def tree_context(tree_id: TreeId) -> dict[str, str]:

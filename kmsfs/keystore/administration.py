@@ -1,6 +1,6 @@
 """What people do with keys and aliases, apart from using them: the part of ``Keystore`` for it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kmsfs.errors import InvalidRequestError, KeyStateError
@@ -8,7 +8,7 @@ from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata
-from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.transitions import Operation
 
@@ -21,7 +21,12 @@ class Administration(Regions):
     def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
         """Generate a CMK in the region's token, and its alias if one is named."""
         check_description(description)
-        return self._service(region).lifecycle.create(description, alias)
+        service = self._service(region)
+        with self.audits.change(service, "CreateKey", None) as change:
+            key = service.lifecycle.create(description, alias)
+            change.key_arn = key.arn
+            change.details = {"alias": alias} if alias else {}
+        return key
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that ``ref`` names, as it is now."""
@@ -39,15 +44,21 @@ class Administration(Regions):
 
     def enable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Enable a CMK."""
-        return self._change_state(ref, region, Operation.ENABLE)
+        return self._change_state(ref, region, Operation.ENABLE, "EnableKey")
 
     def disable_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Disable a CMK: nothing is encrypted or decrypted under it until it is enabled again."""
-        return self._change_state(ref, region, Operation.DISABLE)
+        return self._change_state(ref, region, Operation.DISABLE, "DisableKey")
 
     def managed_key(self, region: str | None = None) -> KeyMetadata:
         """Return the region's key for trees that name none, made the first time."""
-        return self._fresh_service(self._region_or_only(region)).managed_key()
+        service = self._fresh_service(self._region_or_only(region))
+        if MANAGED_ALIAS in service.snapshot.aliases:
+            return service.managed_key()
+        with self.audits.change(service, "CreateKey", None, alias=MANAGED_ALIAS) as change:
+            key = service.managed_key()
+            change.key_arn = key.arn
+        return key
 
     # --- the life of keys -----------------------------------------------------------------------
     def schedule_key_deletion(
@@ -61,23 +72,26 @@ class Administration(Regions):
                 f"key {key.arn} is in use by {len(users)} known trees: {', '.join(users[:5])}",
                 hint="what they hold would be lost for good; --force deletes the key all the same",
             )
-        return service.lifecycle.schedule_deletion(key.key_id, days)
+        details = {"days": str(days), **({"overridden": ", ".join(users)} if users else {})}
+        with self.audits.change(service, "ScheduleKeyDeletion", key.key_id, **details):
+            return service.lifecycle.schedule_deletion(key.key_id, days)
 
     def cancel_key_deletion(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Keep a CMK after all; it is then disabled."""
-        service, key = self._seen(ref, region)
-        return service.lifecycle.change_state(key.key_id, Operation.CANCEL_DELETION)
+        return self._change_state(ref, region, Operation.CANCEL_DELETION, "CancelKeyDeletion")
 
     def update_key_description(self, ref: str, description: str, *, region: str | None = None) -> KeyMetadata:
         """Change what a CMK is said to be for."""
         check_description(description)
         service, key = self._seen(ref, region)
-        return service.lifecycle.describe(key.key_id, description)
+        with self.audits.change(service, "UpdateKeyDescription", key.key_id):
+            return service.lifecycle.describe(key.key_id, description)
 
     def rotate_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Give a CMK new material now."""
         service, key = self._seen(ref, region)
-        return service.lifecycle.rotate_on_demand(key.key_id)
+        with self.audits.change(service, "RotateKeyOnDemand", key.key_id):
+            return service.lifecycle.rotate_on_demand(key.key_id)
 
     def enable_key_rotation(
         self, ref: str, *, period_days: int | None = None, region: str | None = None
@@ -85,22 +99,26 @@ class Administration(Regions):
         """Turn automatic rotation on, or change its period (90 to 2560 days, at first 365)."""
         service, key = self._seen(ref, region)
         period = period_days if period_days is not None else key.rotation_period_days or DEFAULT_PERIOD_DAYS
-        return service.lifecycle.set_rotation(key.key_id, period)
+        with self.audits.change(service, "EnableKeyRotation", key.key_id, period_days=str(period)):
+            return service.lifecycle.set_rotation(key.key_id, period)
 
     def disable_key_rotation(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Turn automatic rotation off."""
         service, key = self._seen(ref, region)
-        return service.lifecycle.set_rotation(key.key_id, None)
+        with self.audits.change(service, "DisableKeyRotation", key.key_id):
+            return service.lifecycle.set_rotation(key.key_id, None)
 
     def tag_key(self, ref: str, pairs: Sequence[tuple[str, str]], *, region: str | None = None) -> None:
         """Add tags to a CMK, or change their values."""
         service, key = self._seen(ref, region)
-        tags.set_tags(service.ledger, key.key_id, pairs)
+        with self.audits.change(service, "TagResource", key.key_id, names=_names(name for name, _ in pairs)):
+            tags.set_tags(service.ledger, key.key_id, pairs)
 
     def untag_key(self, ref: str, names: Sequence[str], *, region: str | None = None) -> None:
         """Take tags from a CMK."""
         service, key = self._seen(ref, region)
-        tags.remove_tags(service.ledger, key.key_id, names)
+        with self.audits.change(service, "UntagResource", key.key_id, names=_names(names)):
+            tags.remove_tags(service.ledger, key.key_id, names)
 
     def key_tags(self, ref: str, *, region: str | None = None) -> Mapping[str, str]:
         """Return the tags of a CMK."""
@@ -115,16 +133,22 @@ class Administration(Regions):
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point a new alias at a key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.aliases.create(name, key_id)
+        with self.audits.change(service, "CreateAlias", key_id, alias=name):
+            return service.aliases.create(name, key_id)
 
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
-        return service.aliases.update(name, key_id)
+        with self.audits.change(service, "UpdateAlias", key_id, alias=name):
+            return service.aliases.update(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
-        self._service(self._region_or_only(region)).aliases.delete(name)
+        service = self._service(self._region_or_only(region))
+        alias = service.snapshot.aliases.get(name)
+        key_id = None if alias is None else alias.target_key_id
+        with self.audits.change(service, "DeleteAlias", key_id, alias=name):
+            service.aliases.delete(name)
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
         """Return the aliases of one region or of all, by name within each."""
@@ -137,9 +161,15 @@ class Administration(Regions):
         service, key_id = self._locate(ref, region)
         return service, service.key(key_id)
 
-    def _change_state(self, ref: str, region: str | None, operation: Operation) -> KeyMetadata:
+    def _change_state(self, ref: str, region: str | None, operation: Operation, action: str) -> KeyMetadata:
         service, key_id = self._locate(ref, region)
-        return service.lifecycle.change_state(key_id, operation)
+        with self.audits.change(service, action, key_id):
+            return service.lifecycle.change_state(key_id, operation)
+
+
+def _names(names: Iterable[str]) -> str:
+    """Return what a record says of tags: their names, cut where a caller has no end."""
+    return ", ".join(names)[:1024]
 
 
 def check_description(description: str) -> None:

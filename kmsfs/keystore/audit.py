@@ -96,9 +96,13 @@ class Chain:
         self.records += 1
         self.size += len(line)
 
+    def is_next(self, line: bytes) -> bool:
+        """Return whether ``line`` is an authentic record that belongs here."""
+        return equal(line, self.line(line[:-_TAIL_SIZE]))
+
     def check(self, line: bytes) -> None:
         """Go on behind ``line``, or raise IntegrityError if it is not the next record."""
-        if not equal(line, self.line(line[:-_TAIL_SIZE])):
+        if not self.is_next(line):
             raise IntegrityError(f"record {self.records + 1} is not authentic")
         self.advance(line)
 
@@ -109,6 +113,11 @@ class Chain:
 def audit_key_id(region: Region) -> bytes:
     """Return the CKA_ID of the key that authenticates the region's audit log."""
     return sha256(b"kmsfs audit key\0" + region.encode()).digest()
+
+
+def segment_name(now: float, salt: bytes) -> str:
+    """Return the name of a segment that begins now: names sort by time."""
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%fZ}-{salt.hex()}"
 
 
 def segment_message(region: Region, segment_id: str) -> bytes:

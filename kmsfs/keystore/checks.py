@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
+from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.credentials import sealing_key_id
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
@@ -76,9 +77,7 @@ def _metadata(service: RegionService) -> str:
 
 def _keys(service: RegionService) -> str:
     in_token = {key.object_id: key for key in service.hsm.list_keys()}
-    region = service.config.region
-    sealing = [sealing_key_id(region)] if service.snapshot.credentials else []
-    wanted = [integrity_key_id(region), *sealing, *service.snapshot.materials]
+    wanted = [*_owned(service), *service.snapshot.materials]
     for object_id in wanted:
         key = in_token.get(object_id)
         if key is None:
@@ -94,13 +93,22 @@ def _keys(service: RegionService) -> str:
     return f"{len(wanted)} keys, all sensitive and not extractable"
 
 
+def _owned(service: RegionService) -> list[bytes]:
+    """Return the ids of the keystore's own keys that must be there: made when they are first needed."""
+    region, snapshot = service.config.region, service.snapshot
+    sealing = [sealing_key_id(region)] if snapshot.credentials else []
+    audit = [audit_key_id(region)] if snapshot.audit_segments else []
+    return [integrity_key_id(region), *sealing, *audit]
+
+
 def _orphans(name: str, service: RegionService) -> Finding:
     """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
     region = service.config.region
     dying = (
         material.material_id for key in service.snapshot.condemned.values() for material in key.materials
     )
-    known = {integrity_key_id(region), sealing_key_id(region), *service.snapshot.materials, *dying}
+    own = (integrity_key_id(region), sealing_key_id(region), audit_key_id(region))
+    known = {*own, *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})
     if not labels:

@@ -104,7 +104,7 @@ class DataKeyCache:
 
     def _unwrap(self, name: _Name, context: Mapping[str, str], key_arn: str, mine: Future[bytes]) -> bytes:
         try:
-            data_key = self._keystore.decrypt(name[0], context, ref=key_arn).plaintext
+            data_key = self._keystore.unwrap(name[0], context, ref=key_arn)
         except BaseException as error:
             with self._lock:
                 self._settle((key_arn, name), mine)

@@ -3,6 +3,7 @@
 metadata.db            the metadata store
 regions/REGION.json    one region's token (0600)
 regions/REGION.pin     the PIN of an embedded token (0600)
+audit/REGION/          the region's audit log (audit_files.py)
 """
 
 import json
@@ -25,6 +26,11 @@ def metadata_path(home: Path) -> Path:
 def regions_path(home: Path) -> Path:
     """Return the directory of the region configurations."""
     return home / "regions"
+
+
+def audit_path(home: Path, region: Region) -> Path:
+    """Return the directory of the region's audit log."""
+    return home / "audit" / region
 
 
 def region_names(home: Path) -> list[Region]:

@@ -12,6 +12,7 @@ from typing import Final
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.format.aad import file_context
 from kmsfs.ids import FileId, KeyArn, MaterialId, TreeId
+from kmsfs.keystore.model import GeneratedDataKey
 from kmsfs.keystore.service import Keystore
 
 HIGH_WATERMARK: Final = 500
@@ -69,13 +70,15 @@ class DataKeyPool:
 
     def fill(self, max_count: int) -> int:
         """Make up to ``max_count`` keys until the high watermark is reached; return how many were made."""
-        for made in range(max_count):
-            if len(self._ready) >= HIGH_WATERMARK:
-                return made
-            ready = self._make()
-            with self._lock:
-                self._ready.append(ready)
-        return max_count
+        count = min(max_count, HIGH_WATERMARK - len(self._ready))
+        if count <= 0:
+            return 0
+        file_ids = [FileId(random_bytes(FILE_ID_SIZE)) for _ in range(count)]
+        contexts = [file_context(self._tree_id, file_id) for file_id in file_ids]
+        made = self._keystore.generate_data_keys(self._key_arn, contexts)
+        with self._lock:
+            self._ready.extend(map(_ready, file_ids, made))
+        return count
 
     def drain(self) -> None:
         """Forget all ready keys."""
@@ -85,4 +88,8 @@ class DataKeyPool:
     def _make(self) -> ReadyKey:
         file_id = FileId(random_bytes(FILE_ID_SIZE))
         made = self._keystore.generate_data_key(self._key_arn, file_context(self._tree_id, file_id))
-        return ReadyKey(file_id, made.plaintext, made.blob, made.material_id)
+        return _ready(file_id, made)
+
+
+def _ready(file_id: FileId, made: GeneratedDataKey) -> ReadyKey:
+    return ReadyKey(file_id, made.plaintext, made.blob, made.material_id)

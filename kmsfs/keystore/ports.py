@@ -1,4 +1,4 @@
-"""What the key management service needs of a token and of a metadata store.
+"""What the key management service needs of a token, of a metadata store and of an audit log.
 
 Each port has one contract suite in tests/contract that every implementation passes.
 """
@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from kmsfs.format.blob import Suite
 from kmsfs.ids import Region
+from kmsfs.keystore.audit import Actor, Event
 
 
 class KeyKind(StrEnum):
@@ -67,6 +68,26 @@ class Hsm(Protocol):
 
     def close(self) -> None:
         """Give the token back."""
+
+
+class AuditSink(Protocol):
+    """Where the uses of one region's keys are recorded. Thread-safe.
+
+    Raises AuditUnavailableError when it cannot record: the caller then gives no answer.
+    """
+
+    @property
+    def actor(self) -> Actor:
+        """On whose behalf this thread or task works."""
+
+    def prepare(self) -> None:
+        """Raise if a record cannot be written now: to be asked before what cannot be taken back."""
+
+    def record(self, event: Event) -> None:
+        """Write one record."""
+
+    def count(self, event: Event) -> None:
+        """Add to what one record says later on: for uses that come by the thousand."""
 
 
 Value = str | int | None

@@ -1,4 +1,4 @@
-"""Setting up a region: its token, its PIN, its integrity key, its state row, and last its configuration.
+"""Setting up a region: its token, its PIN, its own keys, its state row, and last its configuration.
 
 A region exists once its configuration file does. Every step before that can be repeated, so an interrupted
 ``region add`` is simply run again.
@@ -16,6 +16,7 @@ from kmsfs.errors import AlreadyExistsError, InvalidRequestError, MetadataUnavai
 from kmsfs.format.blob import Suite
 from kmsfs.ids import Region
 from kmsfs.keystore import softhsm
+from kmsfs.keystore.audit_key import make_audit_key
 from kmsfs.keystore.home import (
     load_region,
     make_private,
@@ -97,6 +98,7 @@ def _prepare_token(home: Path, store: MetadataStore, config: RegionConfig) -> Re
             )
         if label not in labels:
             hsm.generate(KeyKind.HMAC, anchor, label)
+        make_audit_key(config.region, hsm)
         RegionService(config, hsm, store).ledger.initialize()
     finally:
         hsm.close()

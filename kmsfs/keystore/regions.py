@@ -2,6 +2,7 @@
 
 A region's metadata is read, and its module loaded, when one of its keys is first needed. Every answer comes from
 verified metadata; another process's changes show after ``refresh``, which every use asks for once a second.
+Everything that uses or changes a key is recorded (audits.py); what cannot be recorded is refused.
 """
 
 import logging
@@ -15,6 +16,7 @@ from kmsfs.errors import InvalidRequestError, KeyNotFoundError, KmsfsError, Regi
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore import provision
 from kmsfs.keystore.arn import KeyReference, parse_reference
+from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.home import load_region, metadata_path, region_names
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import KeyMetadata, RegionConfig
@@ -30,12 +32,13 @@ find_reference = lru_cache(maxsize=1024)(parse_reference)
 class Regions:
     """All regions of a home. Thread-safe."""
 
-    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, home: Path, *, via: str, now: Callable[[], float]) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
         self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
+        self.audits = Audits(self.home, via)  # also counts and keeps what a process records that stays
         self._refreshed_at = 0.0
         self._stale = False
         self._sweep_after = 0.0
@@ -43,6 +46,7 @@ class Regions:
     def close(self) -> None:
         """Log out of every token and release the metadata store."""
         with self._lock:
+            self.audits.close()
             for service in self._services.values():
                 service.hsm.close()
             self._services.clear()
@@ -123,6 +127,7 @@ class Regions:
             if service is None:
                 config = load_region(self.home, region)
                 service = RegionService(config, provision.connect(self.home, config), self._store, self._now)
+                self.audits.add(service)
                 self._services[region] = service
             return service
 

@@ -12,6 +12,7 @@ from typing import Self
 from kmsfs.keystore import provision
 from kmsfs.keystore.administration import Administration
 from kmsfs.keystore.arn import check_region
+from kmsfs.keystore.audit_verify import SegmentFinding
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.credentials import Credentials
 from kmsfs.keystore.model import Finding, RegionConfig
@@ -21,14 +22,17 @@ from kmsfs.keystore.use import KeyUse
 class Keystore(Administration, KeyUse):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
-    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
-        super().__init__(home, now=now)
+    def __init__(self, home: Path, *, via: str = "cli", now: Callable[[], float] = time.time) -> None:
+        super().__init__(home, via=via, now=now)
         self.credentials = Credentials(self.home, lambda: self._services_of(None))
 
     @classmethod
-    def open(cls, home: Path, *, now: Callable[[], float] = time.time) -> Self:
-        """Return the keystore of ``home``; reads nothing yet. ``now`` is the clock of what becomes due."""
-        return cls(home, now=now)
+    def open(cls, home: Path, *, via: str = "cli", now: Callable[[], float] = time.time) -> Self:
+        """Return the keystore of ``home``; reads nothing yet.
+
+        ``via`` is what audit records say of this process, ``now`` the clock of what becomes due.
+        """
+        return cls(home, via=via, now=now)
 
     def __enter__(self) -> Self:
         return self
@@ -61,3 +65,7 @@ class Keystore(Administration, KeyUse):
     def check(self) -> list[Finding]:
         """Examine every region and return what was found; changes nothing."""
         return check_keystore(self.home, self._service)
+
+    def verify_audit(self, region: str | None = None) -> list[SegmentFinding]:
+        """Check the audit log of one region or of all; changes nothing."""
+        return [found for service in self._services_of(region) for found in self.audits.verify(service)]

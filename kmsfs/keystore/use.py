@@ -1,6 +1,6 @@
 """Data keys, encryption, decryption, re-encryption: the part of ``Keystore`` that uses keys."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import (
@@ -13,8 +13,10 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
-from kmsfs.ids import KeyArn, MaterialId
+from kmsfs.ids import KeyArn, KeyId
+from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.model import DecryptResult, EncryptResult, GeneratedDataKey, KeyMetadata, ReEncryptResult
+from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions, find_reference
 from kmsfs.keystore.snapshot import MaterialEntry
@@ -32,9 +34,22 @@ class KeyUse(Regions):
         """Return ``length`` new random bytes, clear and wrapped."""
         if not 1 <= length <= MAX_DATA_KEY_SIZE:
             raise InvalidRequestError(f"data key length must be 1 to {MAX_DATA_KEY_SIZE} bytes, not {length}")
-        plaintext = random_bytes(length)
-        blob, arn, material_id = self._seal(ref, region, Operation.GENERATE_DATA_KEY, plaintext, context)
-        return GeneratedDataKey(plaintext, blob, arn, material_id)
+        encoded = _encoded(context)
+        service, key_id = self._locate(ref, region)
+        with self.audits.use(service, "GenerateDataKey", key_id, context):
+            return _new_data_key(service, key_id, encoded, length)
+
+    def generate_data_keys(self, ref: str, contexts: Sequence[Mapping[str, str]]) -> list[GeneratedDataKey]:
+        """Return a data key of 32 bytes for each context; one record counts them and holds what they share."""
+        encoded = [_encoded(context) for context in contexts]
+        service, key_id = self._locate(ref, None)
+        made: list[GeneratedDataKey] = []
+        with self.audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
+            try:
+                made += (_new_data_key(service, key_id, context, 32) for context in encoded)
+            finally:
+                use.uses = len(made)
+        return made
 
     def encrypt(
         self, ref: str, plaintext: bytes, context: Mapping[str, str], *, region: str | None = None
@@ -45,21 +60,18 @@ class KeyUse(Regions):
                 f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
                 hint="encrypt larger data under a data key: kmsfs generate-data-key",
             )
-        return EncryptResult(*self._seal(ref, region, Operation.ENCRYPT, plaintext, context))
+        return self._encrypt(ref, plaintext, context, region, "Encrypt")
 
     def decrypt(
         self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable."""
-        parsed = _parsed(blob)
-        encoded = _encoded(context)
-        service, entry = self._entry_of(parsed, ref, region)
-        plaintext = service.open(entry, parsed, encoded)
-        return DecryptResult(plaintext, entry.key.arn, entry.material.material_id)
+        return self._decrypt(blob, context, ref, region, self.audits.use, "Decrypt")
 
     def key_of_blob(self, blob: bytes, *, ref: str | None = None, region: str | None = None) -> KeyMetadata:
         """Return the CMK that a blob is under, without opening it; ``ref`` as for ``decrypt``."""
-        return self._entry_of(_parsed(blob), ref, region)[1].key
+        parsed = _parsed(blob)
+        return self._entry_of(self._service_of_blob(parsed, region), parsed, ref).key
 
     def re_encrypt(
         self,
@@ -73,8 +85,10 @@ class KeyUse(Regions):
         source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self.decrypt(blob, source_context, ref=source_ref, region=source_region)
-        target = self.encrypt(destination_ref, source.plaintext, destination_context, region=region)
+        source = self._decrypt(
+            blob, source_context, source_ref, source_region, self.audits.use, "ReEncryptFrom"
+        )
+        target = self._encrypt(destination_ref, source.plaintext, destination_context, region, "ReEncryptTo")
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
         )
@@ -86,6 +100,11 @@ class KeyUse(Regions):
         key = service.key(key_id)
         next_state(key.state, Operation.DECRYPT, key.arn)
         service.hsm.check_present()
+        self.audits.check(service)
+
+    def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
+        """Return the data key of a file that is opened: as ``decrypt``, but counted (``Audits.count``)."""
+        return self._decrypt(blob, context, ref, None, self.audits.counted_use, "Decrypt").plaintext
 
     def is_fast(self, key_arn: str) -> bool:
         """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
@@ -99,21 +118,43 @@ class KeyUse(Regions):
             return sum(service.hsm.calls for service in self._services.values())
 
     # --- inside ---------------------------------------------------------------------------------
-    def _seal(
-        self, ref: str, region: str | None, operation: Operation, plaintext: bytes, context: Mapping[str, str]
-    ) -> tuple[bytes, KeyArn, MaterialId]:
+    def _encrypt(
+        self, ref: str, plaintext: bytes, context: Mapping[str, str], region: str | None, action: str
+    ) -> EncryptResult:
         encoded = _encoded(context)
         service, key_id = self._locate(ref, region)
-        return service.seal(service.key(key_id), operation, plaintext, encoded)
+        with self.audits.use(service, action, key_id, context):
+            return EncryptResult(*service.seal(service.key(key_id), Operation.ENCRYPT, plaintext, encoded))
+
+    def _decrypt(
+        self,
+        blob: bytes,
+        context: Mapping[str, str],
+        ref: str | None,
+        region: str | None,
+        recording: Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording],
+        action: str,
+    ) -> DecryptResult:
+        parsed, encoded = _parsed(blob), _encoded(context)
+        service = self._service_of_blob(parsed, region)
+        with recording(service, action, None, context) as use:
+            entry = self._entry_of(service, parsed, ref, use)
+            plaintext = service.open(entry, parsed, encoded)
+        return DecryptResult(plaintext, entry.key.arn, entry.material.material_id)
+
+    def _service_of_blob(self, parsed: Blob, region: str | None) -> RegionService:
+        return self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
 
     def _entry_of(
-        self, parsed: Blob, ref: str | None, region: str | None
-    ) -> tuple[RegionService, MaterialEntry]:
-        service = self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
+        self, service: RegionService, parsed: Blob, ref: str | None, use: Recording | None = None
+    ) -> MaterialEntry:
+        """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
         entry = service.entry(parsed.head.material_id)
+        if use is not None:
+            use.key_arn = entry.key.arn
         if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
             raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
-        return service, entry
+        return entry
 
     def _region_of_blob(self, key_arn: KeyArn) -> RegionService:
         """Return the region that a blob names: where to look, and nothing more."""
@@ -126,6 +167,13 @@ class KeyUse(Regions):
         except InvalidRequestError:
             pass
         raise InvalidCiphertextError("ciphertext blob names no key ARN")
+
+
+def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
+    plaintext = random_bytes(length)
+    return GeneratedDataKey(
+        plaintext, *service.seal(service.key(key_id), Operation.GENERATE_DATA_KEY, plaintext, context)
+    )
 
 
 def _parsed(blob: bytes) -> Blob:

@@ -8,7 +8,7 @@ import pytest
 
 from kmsfs.errors import IncorrectKeyError, InvalidCiphertextError, TokenNotFoundError
 from kmsfs.keystore.data_key_cache import DataKeyCache
-from kmsfs.keystore.model import DecryptResult, GeneratedDataKey
+from kmsfs.keystore.model import GeneratedDataKey
 from kmsfs.keystore.service import Keystore
 
 CONTEXT = {"a": "b"}
@@ -88,20 +88,20 @@ def test_purge_forgets_one_cmk_or_all(keystore: Keystore, made: GeneratedDataKey
 
 
 class HeldKeystore:
-    """A keystore whose decrypt waits until it may go on."""
+    """A keystore whose unwrap waits until it may go on."""
 
     def __init__(self, answer: bytes | Exception) -> None:
         self.started, self.go = Event(), Event()
         self.calls = 0
         self._answer = answer
 
-    def decrypt(self, _blob: bytes, _context: Mapping[str, str], *, ref: str) -> DecryptResult:
+    def unwrap(self, _blob: bytes, _context: Mapping[str, str], *, ref: str) -> bytes:
         self.calls += 1
         self.started.set()
         assert self.go.wait(30)
         if isinstance(self._answer, Exception):
             raise self._answer
-        return DecryptResult(self._answer, ref, b"")  # type: ignore[arg-type]
+        return self._answer
 
 
 def unwrap_in_threads(cache: DataKeyCache, count: int) -> tuple[list[Thread], list[Any]]:

@@ -1,0 +1,93 @@
+"""The audit logs of a keystore's regions, and the one hook through which every use and change of a key goes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kmsfs.format.aad import FILE_ID_PAIR
+from kmsfs.ids import KeyArn, KeyId
+from kmsfs.keystore.arn import key_arn
+from kmsfs.keystore.audit import Event
+from kmsfs.keystore.audit_log import AuditLog
+from kmsfs.keystore.home import audit_path
+from kmsfs.keystore.recording import Recording
+from kmsfs.keystore.region import RegionService
+
+
+class Audits:
+    """One log for each region that is in use. What is done inside ``with audits.use(...)`` is recorded."""
+
+    def __init__(self, home: Path, via: str) -> None:
+        self._home = home
+        self._via = via
+        self._logs: dict[str, AuditLog] = {}
+
+    def add(self, service: RegionService) -> None:
+        """Take up a region; nothing is opened before something is to be recorded."""
+        region = service.config.region
+        directory = audit_path(self._home, region)
+        self._logs[region] = AuditLog(directory, service.config, service.hsm, service.ledger, self._via)
+
+    def use(
+        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
+    ) -> Recording:
+        """One use of a key. A key that is known only inside is set there."""
+        config = service.config
+        arn = None if key_id is None else key_arn(config.region, config.account, key_id)
+        return Recording(self._logs[config.region], action, arn, context)
+
+    def counted_use(
+        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
+    ) -> Recording:
+        """One of the many uses that opening files makes: counted, and recorded once a minute without the file."""
+        use = self.use(service, action, key_id, _without_file(context))
+        use.write = self._logs[service.config.region].count
+        return use
+
+    def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
+        """One change of a key or alias. It is not begun if it could not be recorded."""
+        self._logs[service.config.region].prepare()
+        change = self.use(service, action, key_id, {})
+        change.details = details
+        return change
+
+    def count(
+        self,
+        service: RegionService,
+        action: str,
+        arn: KeyArn,
+        context: Mapping[str, str],
+        uid: int,
+        result: str,
+        uses: int,
+    ) -> None:
+        """Count uses that are alike, by one user; they are recorded once a minute."""
+        log = self._logs[service.config.region]
+        log.count(Event(log.actor._replace(uid=uid), action, arn, context, result, uses))
+
+    def check(self, service: RegionService) -> None:
+        """Raise AuditUnavailableError if the region's log could not be written lately."""
+        self._logs[service.config.region].check()
+
+    def tend(self) -> None:
+        """See ``AuditLog.tend``."""
+        for log in list(self._logs.values()):
+            log.tend()
+
+    def close(self) -> None:
+        """Close every log. The tokens and the metadata must still be there."""
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+
+
+def shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the pairs that all of the contexts have."""
+    return {
+        name: value
+        for name, value in contexts[0].items()
+        if all(context.get(name) == value for context in contexts)
+    }
+
+
+def _without_file(context: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in context.items() if name != FILE_ID_PAIR}

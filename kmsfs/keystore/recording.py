@@ -1,0 +1,51 @@
+"""The hook between keys and the audit log: everything that uses or changes a key happens inside a ``Recording``.
+
+The record is written when the use has ended and before its answer leaves. A use that failed keeps its own error.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from kmsfs.errors import KmsfsError
+from kmsfs.ids import KeyArn
+from kmsfs.keystore.audit import DONE, Event
+from kmsfs.keystore.ports import AuditSink
+
+log = logging.getLogger(__name__)
+
+
+class Recording:
+    """One use of a key; a context manager. What is not known before is set inside."""
+
+    __slots__ = ("_action", "_context", "_sink", "details", "key_arn", "uses", "write")
+
+    def __init__(
+        self, sink: AuditSink, action: str, key_arn: KeyArn | None, context: Mapping[str, str]
+    ) -> None:
+        self._sink = sink
+        self.write: Callable[[Event], None] = sink.record
+        self._action = action
+        self._context = context
+        self.key_arn = key_arn
+        self.uses = 1
+        self.details: Mapping[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        result = DONE if kind is None else kind.__name__
+        event = Event(
+            self._sink.actor, self._action, self.key_arn, self._context, result, self.uses, self.details
+        )
+        if kind is None:
+            self.write(event)
+            return
+        try:
+            self.write(event)
+        except KmsfsError as unrecorded:
+            log.info("%s was refused (%s) and could not be recorded: %s", self._action, result, unrecorded)

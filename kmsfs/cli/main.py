@@ -20,6 +20,7 @@ TABLE: Final = {
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
     "serve": (f"{_COMMANDS}.serve", "Serve the keys to AWS's own clients."),
     "credential": (f"{_COMMANDS}.credential", "Make access keys for clients of the server."),
+    "audit": (f"{_COMMANDS}.audit", "Show and verify the record of every use of a key."),
     "doctor": (f"{_COMMANDS}.doctor", "Check the installation and name the remedies."),
 }
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from kmsfs.errors import IntegrityError
 from kmsfs.keystore.audit import Chain, Checkpoint
+from kmsfs.keystore.home import make_private
 
 SUFFIX: Final = ".jsonl"
 _MODE: Final = 0o600
@@ -54,7 +55,7 @@ class SegmentFile:
 
 def create_file(directory: Path, segment_id: str) -> int:
     """Return a locked descriptor of a new, empty segment file whose name is durable."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(directory)
     fd = os.open(directory / f"{segment_id}{SUFFIX}", _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

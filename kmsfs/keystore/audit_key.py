@@ -10,6 +10,7 @@ from typing import Final
 
 from kmsfs.ids import Region
 from kmsfs.keystore.audit import audit_key_id
+from kmsfs.keystore.home import make_private
 from kmsfs.keystore.ports import Hsm, KeyKind
 
 AUDIT_LABEL_PREFIX: Final = "kmsfs:audit:"
@@ -23,7 +24,7 @@ def make_audit_key(region: Region, hsm: Hsm) -> None:
 
 def make_audit_key_once(region: Region, hsm: Hsm, directory: Path) -> None:
     """Do the same while other processes may: two keys of one id would both be refused."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(directory)
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,13 +1,15 @@
 """The audit logs of a keystore's regions, and the one hook through which every use and change of a key goes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kmsfs.format.aad import FILE_ID_PAIR
-from kmsfs.ids import KeyArn, KeyId
+from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.audit import Event
 from kmsfs.keystore.audit_log import AuditLog
+from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
@@ -51,22 +53,23 @@ class Audits:
         return change
 
     def count(
-        self,
-        service: RegionService,
-        action: str,
-        arn: KeyArn,
-        context: Mapping[str, str],
-        uid: int,
-        result: str,
-        uses: int,
+        self, arn: KeyArn, action: str, context: Mapping[str, str], *, uid: int, result: str, uses: int
     ) -> None:
-        """Count uses that are alike, by one user; they are recorded once a minute."""
-        log = self._logs[service.config.region]
+        """Count uses that are alike, by one user, of a key that was used before; recorded once a minute."""
+        log = self._logs[arn.split(":")[3]]
         log.count(Event(log.actor._replace(uid=uid), action, arn, context, result, uses))
 
     def check(self, service: RegionService) -> None:
         """Raise AuditUnavailableError if the region's log could not be written lately."""
         self._logs[service.config.region].check()
+
+    def verify(self, service: RegionService) -> list[SegmentFinding]:
+        """Check a region's log; see ``verify_log``."""
+        return verify_log(audit_path(self._home, service.config.region), service)
+
+    def read(self, region: Region) -> Iterator[dict[str, Any]]:
+        """Yield the records of a region's log; see ``read_records``."""
+        return read_records(audit_path(self._home, region))
 
     def tend(self) -> None:
         """See ``AuditLog.tend``."""

@@ -6,7 +6,7 @@ The record is written when the use has ended and before its answer leaves. A use
 import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from kmsfs.errors import KmsfsError
 from kmsfs.ids import KeyArn
@@ -30,7 +30,7 @@ class Recording:
         self._context = context
         self.key_arn = key_arn
         self.uses = 1
-        self.details: Mapping[str, Any] = {}
+        self.details: Mapping[str, str] = {}
 
     def __enter__(self) -> Self:
         return self

@@ -26,8 +26,8 @@ def make_home() -> Path:
     return home
 
 
-def open_keystore(home: Path | None = None) -> "Keystore":
+def open_keystore(home: Path | None = None, *, via: str = "cli") -> "Keystore":
     """Open the keystore of the home; imported here because help must not load a database."""
     from kmsfs.keystore.service import Keystore
 
-    return Keystore.open(home or home_path())
+    return Keystore.open(home or home_path(), via=via)

@@ -32,6 +32,11 @@ def file_context(tree_id: TreeId, file_id: FileId) -> dict[str, str]:
     return {"kmsfs:tree-id": tree_id.hex(), FILE_ID_PAIR: file_id.hex()}
 
 
+def files_context(tree_id: TreeId) -> dict[str, str]:
+    """What the encryption contexts of all files of a tree share."""
+    return {"kmsfs:tree-id": tree_id.hex()}
+
+
 def tree_context(tree_id: TreeId) -> dict[str, str]:
     """Encryption context of the wrapped tree key."""
     return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:purpose": "tree-key"}

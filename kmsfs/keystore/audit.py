@@ -23,9 +23,7 @@ _NEXT: Final = b"kmsfs audit next"
 _SEGMENT: Final = b"kmsfs audit segment v1"
 _MAC_START: Final = b',"mac":"'
 _MAC_END: Final = b'"}\n'
-_END_SIZE: Final = len(_MAC_END)
-_HEX_AT: Final = 64 + _END_SIZE
-_TAIL_SIZE: Final = len(_MAC_START) + _HEX_AT
+_TAIL_SIZE: Final = len(_MAC_START) + 64 + len(_MAC_END)
 _text: Final = json.encoder.encode_basestring_ascii
 
 
@@ -73,13 +71,14 @@ class Segment:
 class Chain:
     """Where a segment's chain stands: the next record's key, and the last record's MAC."""
 
-    __slots__ = ("_key", "mac", "records", "size")
+    __slots__ = ("_key", "_next_mac", "mac", "records", "size")
 
     def __init__(self, first_key: bytes, at: Checkpoint = Checkpoint()) -> None:
         self._key = first_key
         for _ in range(at.records):
             self._key = _next_key(self._key)
         self.records, self.size, self.mac = at.records, at.size, at.mac
+        self._next_mac = START_MAC
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -88,11 +87,12 @@ class Chain:
 
     def line(self, body: bytes) -> bytes:
         """Return the record of ``body``. The chain stays where it is until ``advance``."""
-        return body + _MAC_START + self._mac(body).hex().encode() + _MAC_END
+        self._next_mac = hmac_sha256(self._key, self.mac + body)
+        return body + _MAC_START + self._next_mac.hex().encode() + _MAC_END
 
     def advance(self, line: bytes) -> None:
-        """Go on behind ``line``, which is authentic and written."""
-        self.mac = bytes.fromhex(line[-_HEX_AT:-_END_SIZE].decode())
+        """Go on behind what ``line`` returned last, which is written now."""
+        self.mac = self._next_mac
         self._key = _next_key(self._key)
         self.records += 1
         self.size += len(line)
@@ -106,9 +106,6 @@ class Chain:
         if not self.is_next(line):
             raise IntegrityError(f"record {self.records + 1} is not authentic")
         self.advance(line)
-
-    def _mac(self, body: bytes) -> bytes:
-        return hmac_sha256(self._key, self.mac + body)
 
 
 def audit_key_id(region: Region) -> bytes:

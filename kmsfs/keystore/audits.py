@@ -1,9 +1,12 @@
 """The audit logs of a keystore's regions, and the one hook through which every use and change of a key goes."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kmsfs.errors import KmsfsError
 from kmsfs.format.aad import FILE_ID_PAIR
 from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import key_arn
@@ -13,6 +16,8 @@ from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
+
+log = logging.getLogger(__name__)
 
 
 class Audits:
@@ -28,6 +33,15 @@ class Audits:
         region = service.config.region
         directory = audit_path(self._home, region)
         self._logs[region] = AuditLog(directory, service.config, service.hsm, service.ledger, self._via)
+        service.lifecycle.on_event = partial(self._note, service)
+
+    def _note(self, service: RegionService, action: str, key_id: KeyId) -> None:
+        """Record what the keystore did by itself. It cannot be taken back: a log that is full does not stop it."""
+        try:
+            with self.use(service, action, key_id, {}):
+                pass
+        except KmsfsError as error:
+            log.error("%s of key %s could not be recorded: %s", action, key_id, error)
 
     def use(
         self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
@@ -55,9 +69,10 @@ class Audits:
     def count(
         self, arn: KeyArn, action: str, context: Mapping[str, str], *, uid: int, result: str, uses: int
     ) -> None:
-        """Count uses that are alike, by one user, of a key that was used before; recorded once a minute."""
-        log = self._logs[arn.split(":")[3]]
-        log.count(Event(log.actor._replace(uid=uid), action, arn, context, result, uses))
+        """Count uses that are alike, by one user; they are recorded once a minute. A foreign ARN has no log here."""
+        log = self._logs.get(arn.split(":")[3]) if arn.count(":") > 3 else None
+        if log is not None:
+            log.count(Event(log.actor._replace(uid=uid), action, arn, context, result, uses))
 
     def check(self, service: RegionService) -> None:
         """Raise AuditUnavailableError if the region's log could not be written lately."""

@@ -62,6 +62,7 @@ class Lifecycle:
         self._hsm = hsm
         self._ledger = ledger
         self._now = now
+        self.on_event: Callable[[str, KeyId], None] = lambda action, key_id: None  # what it does by itself
 
     def create(
         self, description: str, alias: str | None, manager: KeyManager = KeyManager.CUSTOMER
@@ -168,6 +169,7 @@ class Lifecycle:
             return Changes(puts=[("keys", {**key_values(key), "state": DELETED})], deletes=deletes)
 
         self._ledger.commit(decide)
+        self.on_event("DeleteKey", key.key_id)
 
     # --- rotation -------------------------------------------------------------------------------
     def set_rotation(self, key_id: KeyId, period_days: int | None) -> KeyMetadata:
@@ -221,9 +223,12 @@ class Lifecycle:
             return Changes(puts=[("keys", key_values(moved)), ("materials", row)])
 
         try:
-            return self._commit_material(material, decide).key(seen.key_id)
+            rotated = self._commit_material(material, decide).key(seen.key_id)
         except _OvertakenError:
             return self._ledger.snapshot.key(seen.key_id)
+        if kind is RotationType.AUTOMATIC:
+            self.on_event("RotateKey", seen.key_id)
+        return rotated
 
     @contextmanager
     def _one_process(self) -> Iterator[None]:

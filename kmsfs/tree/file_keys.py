@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 import trio.lowlevel
@@ -16,6 +16,7 @@ from kmsfs.envelope.file_key import OpenedHeader, open_header
 from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
 from kmsfs.format import aad
 from kmsfs.format.blob import parse_blob_head
+from kmsfs.keystore.audit import DONE
 from kmsfs.keystore.pool import DataKeyPool, ReadyKey
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+OPEN_FILE: Final = "kmsfs:OpenFile"
+CREATE_FILE: Final = "kmsfs:CreateFile"
 _FILL_STEP = 16  # keys made between two checkpoints: under a millisecond on a fast HSM
 
 
@@ -42,11 +45,17 @@ class FileKeys:
         self._pools: dict[KeyArn, DataKeyPool] = {}
         self._lane = trio.CapacityLimiter(1)
         self._fill_wanted = trio.Event()
+        self._uses: dict[tuple[int, str, KeyArn, str], int] = {}  # by user, action, key and result
 
-    async def take(self, key_arn: KeyArn) -> ReadyKey:
+    async def take(self, key_arn: KeyArn, uid: int) -> ReadyKey:
         """A data key for a new file. No checkpoint as long as the pool has one or the HSM is fast."""
         pool = self.pool(key_arn)
-        ready = await self._run(key_arn, pool.take) if not len(pool) else pool.take()
+        try:
+            ready = await self._run(key_arn, pool.take) if not len(pool) else pool.take()
+        except KmsfsError as error:
+            self._count(uid, CREATE_FILE, key_arn, type(error).__name__)
+            raise
+        self._count(uid, CREATE_FILE, key_arn)
         if pool.low:
             self._fill_wanted.set()
         return ready
@@ -63,34 +72,49 @@ class FileKeys:
         """A key that was taken for a file that was not written. No checkpoint."""
         self.pool(key_arn).give_back(ready)
 
-    def check_slots(self, header: FileHeader) -> None:
+    def check_slots(self, header: FileHeader, uid: int) -> None:
         """Raise unless some slot of an open file may be used now. Microseconds, no HSM call."""
         problem: KmsfsError | None = None
         for blob in header.slots:
+            key_arn = parse_blob_head(blob).key_arn
             try:
-                self._keystore.check_usable(parse_blob_head(blob).key_arn)
+                self._keystore.check_usable(key_arn)
             except KmsfsError as error:
                 problem = problem or error
             else:
+                self._count(uid, OPEN_FILE, key_arn)
                 return
+        self._count(uid, OPEN_FILE, key_arn, type(problem).__name__)
         assert problem is not None  # noqa: S101 - a parsed header has a slot
         raise problem
 
-    async def open(self, raw: bytes) -> OpenedHeader:
+    async def open(self, raw: bytes, uid: int) -> OpenedHeader:
         """Authenticate a file's header. No checkpoint when the data key is cached or the HSM is fast."""
+        tried: list[KeyArn] = []
         try:
-            return open_header(raw, partial(self._unwrap, wait=False))
+            opened = await self._open(raw, tried)
+        except KmsfsError as error:
+            if tried:
+                self._count(uid, OPEN_FILE, tried[-1], type(error).__name__)
+            raise
+        self._count(uid, OPEN_FILE, tried[-1])
+        return opened
+
+    async def _open(self, raw: bytes, tried: list[KeyArn]) -> OpenedHeader:
+        try:
+            return open_header(raw, partial(self._unwrap, tried, wait=False))
         except _SlowHsmError:
-            call = partial(open_header, raw, partial(self._unwrap, wait=True))
+            call = partial(open_header, raw, partial(self._unwrap, tried, wait=True))
             return await trio.to_thread.run_sync(call, limiter=self._lane)
 
-    def _unwrap(self, header: FileHeader, *, wait: bool) -> bytes:
+    def _unwrap(self, tried: list[KeyArn], header: FileHeader, *, wait: bool) -> bytes:
         """The data key from the first slot that yields it; _SlowHsmError if that needs a wait that is not allowed."""
         context = aad.file_context(self._tree_id, header.file_id)
         problem: KmsfsError | None = None
         for blob in header.slots:
             try:
                 key_arn = parse_blob_head(blob).key_arn
+                tried.append(key_arn)
                 self._keystore.check_usable(key_arn)
                 if wait or self._keystore.is_fast(key_arn):
                     return self._cache.unwrap(blob, context, key_arn)
@@ -113,6 +137,25 @@ class FileKeys:
         if self._keystore.is_fast(key_arn):
             return call()
         return await trio.to_thread.run_sync(call, limiter=self._lane)
+
+    def _count(self, uid: int, action: str, key_arn: KeyArn, result: str = DONE) -> None:
+        """Count a use for the audit log. A dictionary's own pace; only on the event loop."""
+        kind = uid, action, key_arn, result
+        self._uses[kind] = self._uses.get(kind, 0) + 1
+
+    def report_uses(self) -> None:
+        """Hand over what was counted."""
+        context = aad.files_context(self._tree_id)
+        uses, self._uses = self._uses, {}
+        for (uid, action, key_arn, result), count in uses.items():
+            self._keystore.audits.count(key_arn, action, context, uid=uid, result=result, uses=count)
+
+    async def keep_audit(self, interval_s: float) -> None:
+        """Record what files were opened and keep the audit log durable, for ever."""
+        while True:
+            await trio.sleep(interval_s)
+            self.report_uses()
+            await trio.to_thread.run_sync(self._keystore.audits.tend)
 
     async def keep_filled(self) -> None:
         """Top the pools up in the background, for ever."""

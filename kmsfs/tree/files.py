@@ -54,7 +54,7 @@ class Files:
         write = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if write:
             await self._volume.idle.room()
-        file = await self._acquire(inode, write=write)
+        file = await self._acquire(inode, caller.uid, write=write)
         try:
             if flags & os.O_TRUNC and file.size:
                 await self._truncate(file, 0)
@@ -97,23 +97,23 @@ class Files:
         self._handles[self._next] = handle
         return self._next
 
-    async def _acquire(self, inode: Inode, *, write: bool) -> OpenFile:
+    async def _acquire(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         """The open file of an inode, with one more handle counted."""
         if write and self._volume.options.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         cached = inode.file
-        file = cached or await self._load(inode, write=write)
+        file = cached or await self._load(inode, uid, write=write)
         self._volume.idle.take(file)
         file.handles += 1
         try:
             if cached and file.header is not None:
-                self._volume.file_keys.check_slots(file.header)
+                self._volume.file_keys.check_slots(file.header, uid)
             if write and file.header is not None and file.header.read_only_flags:
                 raise OSError(errno.EROFS, "file has a feature that this version can only read")
             if write and not file.writable:
                 self._upgrade(file)
             if write and file.header is None:
-                await self._provide_key(file)
+                await self._provide_key(file, uid)
         except BaseException:
             self._let_go(file)
             raise
@@ -127,11 +127,11 @@ class Files:
                 file.ready = None
             self._volume.idle.add(file)
 
-    async def _provide_key(self, file: OpenFile) -> None:
+    async def _provide_key(self, file: OpenFile, uid: int) -> None:
         """Get the data key for the first write now, where the failure can still be told to the caller."""
         if file.ready is None:
             key_arn = self._key_arn(file)
-            ready = await self._volume.file_keys.take(key_arn)
+            ready = await self._volume.file_keys.take(key_arn, uid)
             if file.ready is None and file.header is None:
                 file.ready = ready
             else:
@@ -141,7 +141,7 @@ class Files:
         """The CMK that a file's first write is to use."""
         return self._volume.zone_key(file.inode.parent or self._volume.inodes.root)
 
-    async def _load(self, inode: Inode, *, write: bool) -> OpenFile:
+    async def _load(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         fd, writable = self._open_backing(inode, write=write)
         try:
             status = os.fstat(fd)
@@ -152,7 +152,7 @@ class Files:
             )
             if status.st_size:
                 raw = await self._volume.on_disk(os.pread, fd, HEADER_SIZE, 0)
-                opened = await self._volume.file_keys.open(raw)
+                opened = await self._volume.file_keys.open(raw, uid)
                 if inode.file is not None:  # somebody else was faster
                     os.close(fd)
                     return inode.file
@@ -249,7 +249,7 @@ class Files:
 
     async def truncate(self, inode: Inode, size: int, caller: Caller) -> None:
         """truncate(2) and ftruncate(2)."""
-        async with self._using(inode, write=True) as file:
+        async with self._using(inode, caller.uid) as file:
             await self._truncate(file, size)
             mode = os.fstat(file.fd).st_mode
             if caller.uid != 0 and _has_privileges(mode):
@@ -258,13 +258,13 @@ class Files:
 
     async def materialise(self, inode: Inode) -> OpenFile:
         """Give a never written file its header, and return the file."""
-        async with self._using(inode, write=True) as file:
+        async with self._using(inode, os.geteuid()) as file:
             file.materialise()
             return file
 
     @asynccontextmanager
-    async def _using(self, inode: Inode, *, write: bool) -> AsyncIterator[OpenFile]:
-        file = await self._acquire(inode, write=write)
+    async def _using(self, inode: Inode, uid: int) -> AsyncIterator[OpenFile]:
+        file = await self._acquire(inode, uid, write=True)
         try:
             yield file
         finally:

@@ -65,7 +65,7 @@ class Namespace:
         FileExistsError if the name is taken.
         """
         key_arn = self._volume.zone_key(parent)
-        ready = await self._volume.file_keys.take(key_arn)
+        ready = await self._volume.file_keys.take(key_arn, caller.uid)
         try:
             entry = await self._announce(parent, name)
             return *self._create(parent, entry, mode, caller), ready

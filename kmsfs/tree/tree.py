@@ -59,17 +59,19 @@ class Tree:
         self.xattrs = Xattrs(self.volume, self.files)
 
     async def run(self) -> None:
-        """Background work, for ever: fill the pool, follow the keystore, seal idle files."""
+        """Background work, for ever: fill the pool, follow the keystore, keep the audit log, seal idle files."""
         if not self.options.read_only:
             self.file_keys.pool(self.volume.block.default_key_arn)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.file_keys.keep_filled)
             nursery.start_soon(self.file_keys.follow, FOLLOW_INTERVAL_S)
+            nursery.start_soon(self.file_keys.keep_audit, FOLLOW_INTERVAL_S)
             nursery.start_soon(self.volume.idle.run)
 
     async def close(self) -> None:
         """Seal what is open and give everything back."""
         self.files.release_all()
+        self.file_keys.report_uses()
         await self.volume.close()
         os.close(self._lock_fd)
 

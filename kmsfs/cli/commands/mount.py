@@ -70,7 +70,7 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
         nosuid="nosuid" in plan.options,
         noexec="noexec" in plan.options,
     )
-    with open_keystore(home) as keystore:
+    with open_keystore(home, via="mount") as keystore:
         block = read_superblock(plan.tree)
         keystore.note_tree(block.tree_id, plan.tree, [slot.key_arn for slot in block.slots])
         serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)

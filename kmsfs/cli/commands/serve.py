@@ -51,7 +51,7 @@ def command(bind: str, tls_cert: Path | None, tls_key: Path | None) -> None:
     harden_process()
     forbid_inspection()
     log_to_stderr()
-    with open_keystore() as keystore:
+    with open_keystore(via="server") as keystore:
         if not keystore.regions():
             raise RegionNotFoundError("no region is configured", hint="kmsfs region add REGION")
         trio.run(_serve, keystore, host, port, tls)

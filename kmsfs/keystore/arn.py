@@ -61,6 +61,16 @@ def alias_arn(region: Region, account: str, name: str) -> str:
     return f"arn:aws:kms:{region}:{account}:{name}"
 
 
+def root_arn(account: str) -> str:
+    """Return the ARN of the account's root."""
+    return f"arn:aws:iam::{account}:root"
+
+
+def user_arn(account: str, name: str) -> str:
+    """Return a user's ARN."""
+    return f"arn:aws:iam::{account}:user/{name}"
+
+
 def parse_reference(text: str) -> KeyReference:
     """Parse a key ARN, an alias ARN, ``alias/NAME`` or a key id."""
     match = _ARN.fullmatch(text)

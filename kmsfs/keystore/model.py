@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kmsfs.format.blob import Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
+from kmsfs.keystore.policy.grants import Grant
 
 
 class KeyState(StrEnum):
@@ -153,6 +154,60 @@ class AliasEntry:
             "CreationDate": self.created_at,
             "LastUpdatedDate": self.updated_at,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class UserEntry:
+    """A principal of the account beside its root. The account's regions hold the same ones."""
+
+    name: str
+    user_id: str
+    arn: str
+    created_at: float
+
+    def to_aws(self) -> dict[str, object]:
+        """Return AWS's User structure."""
+        return {
+            "Path": "/",
+            "UserName": self.name,
+            "UserId": self.user_id,
+            "Arn": self.arn,
+            "CreateDate": self.created_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GrantEntry:
+    """A grant as it stands on its key."""
+
+    grant: Grant
+    key_id: KeyId
+    key_arn: KeyArn
+    account_arn: str  # the account that made it
+    name: str | None
+    created_at: float
+
+    def to_aws(self) -> dict[str, object]:
+        """Return AWS's GrantListEntry structure."""
+        grant = self.grant
+        entry: dict[str, object] = {
+            "KeyId": self.key_arn,
+            "GrantId": grant.grant_id,
+            "CreationDate": self.created_at,
+            "GranteePrincipal": grant.grantee,
+            "IssuingAccount": self.account_arn,
+            "Operations": sorted(grant.operations),
+        }
+        if self.name is not None:
+            entry["Name"] = self.name
+        if grant.retiring_principal is not None:
+            entry["RetiringPrincipal"] = grant.retiring_principal
+        constraints = {
+            "EncryptionContextEquals": grant.constraints.equals,
+            "EncryptionContextSubset": grant.constraints.subset,
+        }
+        given = {name: dict(pairs) for name, pairs in constraints.items() if pairs is not None}
+        return {**entry, "Constraints": given} if given else entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,10 @@ KEY_COLUMNS: Final = {
     "audit_segments": "segment_id",
     "credentials": "access_key_id",
     "tags": "tag_id",
+    "users": "name",
+    "identity_policies": "policy_id",
+    "key_policies": "key_id",
+    "grants": "grant_id",
 }
 
 

@@ -5,6 +5,7 @@ version can add a column without making every older row look edited.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from struct import Struct
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from kmsfs.errors import MetadataTamperedError
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.audit import Segment
-from kmsfs.keystore.model import AliasEntry, CredentialEntry, KeyMetadata, Material
+from kmsfs.keystore.model import AliasEntry, CredentialEntry, GrantEntry, KeyMetadata, Material, UserEntry
 from kmsfs.keystore.ports import Row, Value
 
 MICROSECONDS: Final = 1_000_000  # times in rows are counts of them
@@ -118,9 +119,55 @@ def credential_values(region: Region, credential: CredentialEntry) -> Values:
     }
 
 
+def user_values(region: Region, user: UserEntry) -> Values:
+    """Return a user's row."""
+    return {
+        "region": region,
+        "name": user.name,
+        "user_id": user.user_id,
+        "created_at": to_microseconds(user.created_at),
+    }
+
+
+def identity_policy_values(region: Region, user: str, policy: str, document: str) -> Values:
+    """Return the row of a policy on a user."""
+    return {"region": region, "policy_id": identity_policy_id(user, policy), "document": document}
+
+
+def identity_policy_id(user: str, policy: str) -> str:
+    """Return the primary key of an identity policy's row; a user's name has no slash in it."""
+    return f"{user}/{policy}"
+
+
+def key_policy_values(region: Region, key_id: KeyId, document: str) -> Values:
+    """Return the row of a key's policy."""
+    return {"region": region, "key_id": key_id, "document": document}
+
+
+def grant_values(region: Region, entry: GrantEntry) -> Values:
+    """Return a grant's row."""
+    grant = entry.grant
+    return {
+        "region": region,
+        "grant_id": grant.grant_id,
+        "key_id": entry.key_id,
+        "name": entry.name,
+        "grantee": grant.grantee,
+        "retiring": grant.retiring_principal,
+        "operations": ",".join(sorted(grant.operations)),
+        "context_equals": _pairs(grant.constraints.equals),
+        "context_subset": _pairs(grant.constraints.subset),
+        "created_at": to_microseconds(entry.created_at),
+    }
+
+
 def state_values(region: Region, account: str, counter: int, digest: str) -> Values:
     """Return the region's state row."""
     return {"region": region, "account": account, "counter": counter, "rows_digest": digest}
+
+
+def _pairs(pairs: Mapping[str, str] | None) -> str | None:
+    return None if pairs is None else json.dumps(dict(pairs), sort_keys=True)
 
 
 def to_microseconds(timestamp: float) -> int:

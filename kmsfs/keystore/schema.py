@@ -90,6 +90,46 @@ TABLES: Final = {
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("mac", sa.String(64), nullable=False),
     ),
+    "users": sa.Table(
+        "users",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("user_id", sa.String(32), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "identity_policies": sa.Table(
+        "identity_policies",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("policy_id", sa.String(256), primary_key=True),  # user's name, "/" and policy's name
+        sa.Column("document", sa.Text, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "key_policies": sa.Table(  # a key without a row has the default policy
+        "key_policies",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("key_id", sa.String(36), primary_key=True),
+        sa.Column("document", sa.Text, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
+    "grants": sa.Table(
+        "grants",
+        SCHEMA,
+        sa.Column("region", sa.String(32), primary_key=True),
+        sa.Column("grant_id", sa.String(64), primary_key=True),
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("name", sa.String(256)),
+        sa.Column("grantee", sa.String(256), nullable=False),
+        sa.Column("retiring", sa.String(256)),
+        sa.Column("operations", sa.Text, nullable=False),  # with commas between them
+        sa.Column("context_equals", sa.Text),  # JSON, as the next one
+        sa.Column("context_subset", sa.Text),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.String(64), nullable=False),
+    ),
 }
 
 
@@ -98,7 +138,8 @@ def _to_2(connection: sa.Connection) -> None:
 
 
 def _to_3(connection: sa.Connection) -> None:
-    TABLES["credentials"].create(connection)
+    for table in ("credentials", "tags", "users", "identity_policies", "key_policies", "grants"):
+        TABLES[table].create(connection)
     for column in (
         "keys ADD COLUMN deletion_at BIGINT",
         "keys ADD COLUMN rotation_period_days INTEGER",
@@ -106,7 +147,6 @@ def _to_3(connection: sa.Connection) -> None:
         "materials ADD COLUMN rotation_type VARCHAR(32)",
     ):
         connection.exec_driver_sql(f"ALTER TABLE {column}")
-    TABLES["tags"].create(connection)
 
 
 _UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3}

@@ -1,26 +1,33 @@
 """A region's verified rows as the values of the model: one immutable snapshot for each change. Pure."""
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 from kmsfs.errors import AliasNotFoundError, KeyNotFoundError
 from kmsfs.format.blob import BlobHead, Suite, head_prefix
 from kmsfs.ids import KeyId, MaterialId, Region
-from kmsfs.keystore.arn import alias_arn, key_arn
+from kmsfs.keystore.arn import alias_arn, key_arn, root_arn, user_arn
 from kmsfs.keystore.audit import Checkpoint, Segment
 from kmsfs.keystore.model import (
     AliasEntry,
     CredentialEntry,
+    GrantEntry,
     KeyManager,
     KeyMetadata,
     KeyState,
     Material,
     RotationType,
+    UserEntry,
 )
+from kmsfs.keystore.policy.grants import Constraints, Grant
 from kmsfs.keystore.ports import KEY_COLUMNS, Row, Value
 from kmsfs.keystore.rows import CONDEMNED, DELETED, MICROSECONDS, Values
+
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,10 @@ class Snapshot:
     audit_segments: Mapping[str, Segment] = field(repr=False)
     credentials: Mapping[str, CredentialEntry] = field(repr=False)
     tags: Mapping[KeyId, Mapping[str, str]]
+    users: Mapping[str, UserEntry]
+    identity_policies: Mapping[str, Mapping[str, str]] = field(repr=False)  # documents by user and name
+    key_policies: Mapping[KeyId, str] = field(repr=False)  # documents of keys that have not the default one
+    grants: Mapping[str, GrantEntry] = field(repr=False)
     condemned: Mapping[KeyId, KeyMetadata]  # deletion has begun: their material is being destroyed
     next_due: float  # when the first rotation or deletion is due
 
@@ -72,37 +83,54 @@ def build_snapshot(state: Row, rows: Iterable[Row]) -> Snapshot:
     by_table: dict[str, list[Values]] = {table: [] for table in KEY_COLUMNS}
     for row in rows:
         by_table[row.table].append(row.values)
-    materials: dict[KeyId, list[Material]] = {}
-    uses: dict[MaterialId, int] = {}
-    for values in sorted(by_table["materials"], key=lambda v: (_int(v["created_at"]), str(v["material_id"]))):
-        material = _material(values)
-        materials.setdefault(KeyId(str(values["key_id"])), []).append(material)
-        uses[material.material_id] = _int(values["uses_reserved"])
+    materials = _materials(by_table["materials"])
     condemned = _keys_of(by_table["keys"], CONDEMNED, region, account, materials)
     keys = _keys_of(by_table["keys"], None, region, account, materials)
-    entries = {
-        material.material_id: MaterialEntry(
-            key,
-            material,
-            head_prefix(BlobHead(material.suite, key.arn, material.material_id)),
-        )
-        for key in keys
-        for material in key.materials
-    }
-    aliases = {alias.name: alias for alias in (_alias(v, region, account) for v in by_table["aliases"])}
     return Snapshot(
-        region,
-        account,
-        _int(state.values["counter"]),
-        MappingProxyType({key.key_id: key for key in keys}),
-        MappingProxyType(entries),
-        MappingProxyType(aliases),
-        MappingProxyType(uses),
-        MappingProxyType({found.segment_id: found for found in map(_segment, by_table["audit_segments"])}),
-        MappingProxyType({str(v["access_key_id"]): _credential(v) for v in by_table["credentials"]}),
-        MappingProxyType(_tags(by_table["tags"])),
-        MappingProxyType({key.key_id: key for key in condemned}),
-        min((_due(key) for key in keys), default=math.inf) if not condemned else -math.inf,
+        region=region,
+        account=account,
+        counter=_int(state.values["counter"]),
+        keys=MappingProxyType({key.key_id: key for key in keys}),
+        materials=_entries(keys),
+        aliases=_by("name", by_table["aliases"], lambda values: _alias(values, region, account)),
+        uses_reserved=MappingProxyType(
+            {_material_id(values): _int(values["uses_reserved"]) for values in by_table["materials"]}
+        ),
+        audit_segments=_by("segment_id", by_table["audit_segments"], _segment),
+        credentials=_by("access_key_id", by_table["credentials"], _credential),
+        tags=_tags(by_table["tags"]),
+        users=_by("name", by_table["users"], lambda values: _user(values, account)),
+        identity_policies=_identity_policies(by_table["identity_policies"]),
+        key_policies=MappingProxyType(
+            {KeyId(str(values["key_id"])): str(values["document"]) for values in by_table["key_policies"]}
+        ),
+        grants=_by("grant_id", by_table["grants"], lambda values: _grant(values, region, account)),
+        condemned=MappingProxyType({key.key_id: key for key in condemned}),
+        next_due=min((_due(key) for key in keys), default=math.inf) if not condemned else -math.inf,
+    )
+
+
+def _by(column: str, rows: Iterable[Values], make: Callable[[Values], _Entry]) -> Mapping[str, _Entry]:
+    return MappingProxyType({str(values[column]): make(values) for values in rows})
+
+
+def _materials(rows: Iterable[Values]) -> dict[KeyId, list[Material]]:
+    """Return the material of each key, oldest first."""
+    found: dict[KeyId, list[Material]] = {}
+    for values in sorted(rows, key=lambda v: (_int(v["created_at"]), str(v["material_id"]))):
+        found.setdefault(KeyId(str(values["key_id"])), []).append(_material(values))
+    return found
+
+
+def _entries(keys: Iterable[KeyMetadata]) -> Mapping[MaterialId, MaterialEntry]:
+    return MappingProxyType(
+        {
+            material.material_id: MaterialEntry(
+                key, material, head_prefix(BlobHead(material.suite, key.arn, material.material_id))
+            )
+            for key in keys
+            for material in key.materials
+        }
     )
 
 
@@ -115,12 +143,20 @@ def _due(key: KeyMetadata) -> float:
     return math.inf
 
 
-def _tags(rows: Iterable[Values]) -> dict[KeyId, Mapping[str, str]]:
+def _tags(rows: Iterable[Values]) -> Mapping[KeyId, Mapping[str, str]]:
     tags: dict[KeyId, dict[str, str]] = {}
     for values in rows:
         key_id, _, name = str(values["tag_id"]).partition("/")
         tags.setdefault(KeyId(key_id), {})[name] = str(values["tag_value"])
-    return {key_id: MappingProxyType(found) for key_id, found in tags.items()}
+    return MappingProxyType({key_id: MappingProxyType(found) for key_id, found in tags.items()})
+
+
+def _identity_policies(rows: Iterable[Values]) -> Mapping[str, Mapping[str, str]]:
+    policies: dict[str, dict[str, str]] = {}
+    for values in rows:
+        user, _, name = str(values["policy_id"]).partition("/")
+        policies.setdefault(user, {})[name] = str(values["document"])
+    return MappingProxyType({user: MappingProxyType(found) for user, found in policies.items()})
 
 
 def _keys_of(
@@ -164,11 +200,15 @@ def _key(
 def _material(values: Values) -> Material:
     rotation = values.get("rotation_type")
     return Material(
-        MaterialId(bytes.fromhex(str(values["material_id"]))),
+        _material_id(values),
         Suite(_int(values["suite"])),
         _int(values["created_at"]) / MICROSECONDS,
         None if rotation is None else RotationType(str(rotation)),
     )
+
+
+def _material_id(values: Values) -> MaterialId:
+    return MaterialId(bytes.fromhex(str(values["material_id"])))
 
 
 def _time(value: Value) -> float | None:
@@ -206,6 +246,36 @@ def _credential(values: Values) -> CredentialEntry:
         sealed_secret=str(values["sealed_secret"]),
         created_at=_int(values["created_at"]) / MICROSECONDS,
     )
+
+
+def _user(values: Values, account: str) -> UserEntry:
+    name = str(values["name"])
+    return UserEntry(
+        name, str(values["user_id"]), user_arn(account, name), _int(values["created_at"]) / MICROSECONDS
+    )
+
+
+def _grant(values: Values, region: Region, account: str) -> GrantEntry:
+    key_id, name, retiring = KeyId(str(values["key_id"])), values["name"], values["retiring"]
+    grant = Grant(
+        grant_id=str(values["grant_id"]),
+        grantee=str(values["grantee"]),
+        operations=frozenset(str(values["operations"]).split(",")),
+        constraints=Constraints(_pairs(values["context_equals"]), _pairs(values["context_subset"])),
+        retiring_principal=None if retiring is None else str(retiring),
+    )
+    return GrantEntry(
+        grant=grant,
+        key_id=key_id,
+        key_arn=key_arn(region, account, key_id),
+        account_arn=root_arn(account),
+        name=None if name is None else str(name),
+        created_at=_int(values["created_at"]) / MICROSECONDS,
+    )
+
+
+def _pairs(value: Value) -> Mapping[str, str] | None:
+    return None if value is None else MappingProxyType(json.loads(str(value)))
 
 
 def _int(value: Value) -> int:

@@ -104,6 +104,22 @@ class MalformedPolicyError(KeystoreError):
     """A policy does not parse, names something unknown, or would lock its author out."""
 
 
+class PrincipalNotFoundError(KeystoreError):
+    """No such user or access key."""
+
+
+class InvalidArnError(KeystoreError):
+    """An ARN does not name what it should: a principal that exists."""
+
+
+class InvalidGrantIdError(KeystoreError):
+    """The key has no grant of that id."""
+
+
+class InvalidGrantTokenError(KeystoreError):
+    """The token is that of no grant."""
+
+
 class MetadataTamperedError(KeystoreError):
     """A metadata row is not authentic."""
 

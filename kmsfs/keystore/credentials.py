@@ -16,18 +16,18 @@ from typing import Final
 
 from kmsfs.crypto.aead import gcm_open, gcm_seal
 from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
-from kmsfs.errors import IntegrityError, KeyNotFoundError, KmsfsError, RegionNotFoundError
+from kmsfs.errors import IntegrityError, KmsfsError, PrincipalNotFoundError, RegionNotFoundError
 from kmsfs.format.context import encode_context
 from kmsfs.ids import Region
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import CredentialEntry, NewCredential
 from kmsfs.keystore.ports import KeyKind
+from kmsfs.keystore.principals import ROOT
 from kmsfs.keystore.provision import exclusive
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.rows import credential_values
 from kmsfs.keystore.snapshot import Snapshot
 
-ROOT: Final = "root"
 ACCESS_KEY_PREFIX: Final = "AKIA"
 SECRET_BYTES: Final = 30
 _ID_BYTES: Final = 10
@@ -50,8 +50,8 @@ class Credentials:
         self._services = services
         self._unsealed: dict[tuple[Region, str, str], bytes] = {}
 
-    def create(self) -> NewCredential:
-        """Make an access key of the account's root in every region."""
+    def create(self, principal: str = ROOT) -> NewCredential:
+        """Make an access key of the account's root, or of a user who is there, in every region."""
         services = self._services()
         if not services:
             raise RegionNotFoundError("no region is configured", hint="kmsfs region add REGION")
@@ -59,7 +59,7 @@ class Credentials:
         secret = base64.b64encode(random_bytes(SECRET_BYTES)).decode()
         now = time.time()
         for service in services:
-            self._put(service, access_key_id, ROOT, secret.encode(), now)
+            self._put(service, access_key_id, principal, secret.encode(), now)
         return NewCredential(access_key_id, secret)
 
     def list(self) -> list[CredentialEntry]:
@@ -73,7 +73,7 @@ class Credentials:
         """Remove an access key from every region; requests signed with it are refused from then on."""
         holders = [service for service in self._services() if access_key_id in service.snapshot.credentials]
         if not holders:
-            raise KeyNotFoundError(
+            raise PrincipalNotFoundError(
                 f"access key {access_key_id} does not exist", hint="kmsfs credential list shows them"
             )
         for service in holders:

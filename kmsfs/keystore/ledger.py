@@ -83,7 +83,8 @@ class Ledger:
 
     def _write(self, counter: int, changes: Changes) -> Snapshot:
         puts = [self._sign(table, values) for table, values in changes.puts]
-        after = {key: row for key, row in self._rows.items() if key not in set(changes.deletes)}
+        gone = set(changes.deletes)
+        after = {key: row for key, row in self._rows.items() if key not in gone}
         after |= {row.key: row for row in puts}
         after.pop((_STATE, self._config.region))
         state = self._state_row(counter + 1, after.values())

@@ -165,6 +165,8 @@ class Lifecycle:
                 *(("materials", material.material_id.hex()) for material in key.materials),
                 *(("aliases", name) for name in names),
                 *(("tags", tag_id(key.key_id, name)) for name in snapshot.tags.get(key.key_id, ())),
+                *(("grants", name) for name, entry in snapshot.grants.items() if entry.key_id == key.key_id),
+                ("key_policies", key.key_id),
             ]
             return Changes(puts=[("keys", {**key_values(key), "state": DELETED})], deletes=deletes)
 

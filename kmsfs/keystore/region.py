@@ -21,6 +21,7 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import Blob, Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
+from kmsfs.keystore.access import Access
 from kmsfs.keystore.aliases import Aliases
 from kmsfs.keystore.ledger import Ledger
 from kmsfs.keystore.lifecycle import Lifecycle, rotation_is_due
@@ -52,6 +53,7 @@ class RegionService:
         self.ledger = Ledger(config, store, partial(hsm.hmac, integrity_key_id(config.region)))
         self.lifecycle = Lifecycle(config, hsm, self.ledger, now)
         self.aliases = Aliases(config, self.ledger, now)
+        self.access = Access(self.ledger, now)
         self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}

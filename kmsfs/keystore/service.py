@@ -5,6 +5,7 @@ Opening it is cheap: see regions.py. Thread-safe.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from kmsfs.keystore.audit_verify import SegmentFinding
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.credentials import Credentials
 from kmsfs.keystore.model import Finding, RegionConfig
+from kmsfs.keystore.principals import Principals
 from kmsfs.keystore.use import KeyUse
 
 
@@ -24,6 +26,7 @@ class Keystore(Administration, KeyUse):
 
     def __init__(self, home: Path, *, via: str = "cli", now: Callable[[], float] = time.time) -> None:
         super().__init__(home, via=via, now=now)
+        self.principals = Principals(lambda: self._services_of(None), partial(provision.exclusive, self.home))
         self.credentials = Credentials(self.home, lambda: self._services_of(None))
 
     @classmethod
@@ -59,6 +62,7 @@ class Keystore(Administration, KeyUse):
             token_label=token_label,
             pin_file=pin_file,
         )
+        self.principals.copy_to(self._service(config.region))
         self.credentials.copy_to(self._service(config.region))
         return config
 

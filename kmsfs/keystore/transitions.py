@@ -25,9 +25,10 @@ class Operation(StrEnum):
     SET_ROTATION = "turn rotation on or off"
     TAG = "tag"
     DESCRIBE_ANEW = "change the description of"
+    CREATE_GRANT = "create a grant on"
 
 
-_USES: Final = (Operation.ENCRYPT, Operation.DECRYPT, Operation.GENERATE_DATA_KEY)
+_USES: Final = (Operation.ENCRYPT, Operation.DECRYPT, Operation.GENERATE_DATA_KEY, Operation.CREATE_GRANT)
 
 _ROTATION: Final = (Operation.ROTATE, Operation.SET_ROTATION)
 _LABELS: Final = (Operation.POINT_ALIAS, Operation.TAG, Operation.DESCRIBE_ANEW)

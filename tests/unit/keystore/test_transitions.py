@@ -38,6 +38,7 @@ def test_the_page_shows_the_table() -> None:
             Operation.DECRYPT,
             Operation.GENERATE_DATA_KEY,
         ),
+        "create a grant": (Operation.CREATE_GRANT,),
         "enable": (Operation.ENABLE,),
         "disable": (Operation.DISABLE,),
         "point an alias at it": (Operation.POINT_ALIAS,),

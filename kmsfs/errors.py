@@ -68,6 +68,14 @@ class KeyStateError(KeystoreError):
     """The key's state does not allow this action."""
 
 
+class KeyNotPendingDeletionError(KeyStateError):
+    """The key's deletion cannot be cancelled: it is not scheduled."""
+
+
+class KeyInUseError(KeyStateError):
+    """A known tree would be lost with the key."""
+
+
 class AliasNotFoundError(KeystoreError):
     """No such alias in this region."""
 
@@ -86,6 +94,18 @@ class ReservedAliasError(InvalidAliasError):
 
 class TagError(KeystoreError):
     """A tag is malformed, reserved, named twice, or one too many."""
+
+
+class ReservedTagError(TagError):
+    """The tag key begins with ``aws:``, which is AWS's."""
+
+
+class DuplicateTagError(TagError):
+    """A tag key is named twice in one request."""
+
+
+class TooManyTagsError(TagError):
+    """The key would have more tags than a key can have."""
 
 
 class InvalidCiphertextError(KeystoreError):

@@ -5,6 +5,8 @@ from typing import Final
 from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.pagination import page
 from kmsfs.api.refusal import Refusal
+from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
+from kmsfs.keystore.transitions import Operation, next_state
 
 _KEYS_PAGE: Final = 100
 _ALIASES_PAGE: Final = 50
@@ -24,10 +26,9 @@ def create_key(call: ActionCall) -> Output:
     for name, value in _FIXED.items():
         if call.parameters.get(name, value) != value:
             raise Refusal("UnsupportedOperationException", f"This value of {name} is not supported.")
-    for name in ("Policy", "Tags"):
-        if call.parameters.get(name):
-            raise Refusal("UnsupportedOperationException", f"{name} is not supported.")
-    key = call.keystore.create_key(call.region, description=call.text("Description"))
+    if "Policy" in call.parameters:
+        raise Refusal("UnsupportedOperationException", "Policy is not supported.")
+    key = call.keystore.create_key(call.region, description=call.text("Description"), key_tags=call.tags())
     return {"KeyMetadata": key.to_aws()}
 
 
@@ -53,6 +54,31 @@ def disable_key(call: ActionCall) -> Output:
     """Forbid a CMK to be used."""
     call.keystore.disable_key(call.key(aliases=False).arn, region=call.region)
     return _DONE
+
+
+def update_key_description(call: ActionCall) -> Output:
+    """Change what a CMK is said to be for."""
+    key = call.key(aliases=False)
+    call.keystore.update_key_description(key.arn, call.text("Description"), region=call.region)
+    return _DONE
+
+
+def schedule_key_deletion(call: ActionCall) -> Output:
+    """Delete a CMK when some days are over; until then it cannot be used."""
+    days = call.number("PendingWindowInDays", MAX_WINDOW_DAYS)
+    key = call.keystore.schedule_key_deletion(call.key(aliases=False).arn, days=days, region=call.region)
+    return {
+        "KeyId": key.arn,
+        "DeletionDate": key.deletion_at,
+        "KeyState": key.state.value,
+        "PendingWindowInDays": days,
+    }
+
+
+def cancel_key_deletion(call: ActionCall) -> Output:
+    """Keep a CMK after all; it is then disabled."""
+    key = call.keystore.cancel_key_deletion(call.key(aliases=False).arn, region=call.region)
+    return {"KeyId": key.arn}
 
 
 def create_alias(call: ActionCall) -> Output:
@@ -92,4 +118,6 @@ def list_aliases(call: ActionCall) -> Output:
 def _target(call: ActionCall) -> str:
     if "alias/" in call.text("TargetKeyId"):
         raise Refusal("ValidationException", "Aliases must refer to keys. Not aliases")
-    return call.key("TargetKeyId").arn
+    key = call.key("TargetKeyId")
+    next_state(key.state, Operation.POINT_ALIAS, key.arn)  # here, while the key is what an error speaks of
+    return key.arn

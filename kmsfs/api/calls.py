@@ -32,6 +32,15 @@ class ActionCall:
         """Return a string member."""
         return str(self.parameters.get(name, default))
 
+    def number(self, name: str, default: int) -> int:
+        """Return an integer member."""
+        return cast(int, self.parameters.get(name, default))
+
+    def tags(self) -> list[tuple[str, str]]:
+        """Return the tags of the request as they stand in it; absent is none."""
+        pairs = cast("list[Mapping[str, str]]", self.parameters.get("Tags", []))
+        return [(pair["TagKey"], pair["TagValue"]) for pair in pairs]
+
     def blob(self, name: str) -> bytes:
         """Return a blob member."""
         return cast(bytes, self.parameters[name])

@@ -8,6 +8,8 @@ from typing import Final
 
 from kmsfs.api import actions_crypto as crypto
 from kmsfs.api import actions_keys as keys
+from kmsfs.api import actions_rotation as rotation
+from kmsfs.api import actions_tags as tags
 from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.refusal import Refusal
 from kmsfs.api.status import refusal_of
@@ -21,6 +23,9 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "ListKeys": keys.list_keys,
     "EnableKey": keys.enable_key,
     "DisableKey": keys.disable_key,
+    "UpdateKeyDescription": keys.update_key_description,
+    "ScheduleKeyDeletion": keys.schedule_key_deletion,
+    "CancelKeyDeletion": keys.cancel_key_deletion,
     "CreateAlias": keys.create_alias,
     "UpdateAlias": keys.update_alias,
     "DeleteAlias": keys.delete_alias,
@@ -31,6 +36,14 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "GenerateDataKey": crypto.generate_data_key,
     "GenerateDataKeyWithoutPlaintext": crypto.generate_data_key_without_plaintext,
     "GenerateRandom": crypto.generate_random,
+    "EnableKeyRotation": rotation.enable_key_rotation,
+    "DisableKeyRotation": rotation.disable_key_rotation,
+    "GetKeyRotationStatus": rotation.get_key_rotation_status,
+    "RotateKeyOnDemand": rotation.rotate_key_on_demand,
+    "ListKeyRotations": rotation.list_key_rotations,
+    "TagResource": tags.tag_resource,
+    "UntagResource": tags.untag_resource,
+    "ListResourceTags": tags.list_resource_tags,
 }
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from kmsfs import errors
 from kmsfs.api.refusal import Refusal
+from kmsfs.keystore.tags import ALLOW_DELETION
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
         "KMSInvalidStateException", message="{resource} is pending deletion."
     ),
     errors.KeyStateError: WireError("KMSInvalidStateException"),
+    errors.KeyNotPendingDeletionError: WireError(
+        "KMSInvalidStateException", message="{resource} is not pending deletion."
+    ),
+    errors.KeyInUseError: WireError(
+        "KMSInvalidStateException",
+        message="{resource} is in use by file system trees, which would be lost. Tag the key "
+        f"{ALLOW_DELETION} = yes to delete it all the same.",
+    ),
     errors.KeyExhaustedError: WireError("LimitExceededException"),
     errors.AliasNotFoundError: WireError("NotFoundException", message="Alias {resource} is not found."),
     errors.AlreadyExistsError: WireError(
@@ -48,6 +57,9 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.InvalidAliasError: WireError("InvalidAliasNameException"),
     errors.ReservedAliasError: WireError("NotAuthorizedException", message=""),
     errors.TagError: WireError("TagException"),
+    errors.ReservedTagError: WireError("TagException", message="Tags beginning with aws: are reserved"),
+    errors.DuplicateTagError: WireError("TagException", message="Duplicate tag keys"),
+    errors.TooManyTagsError: WireError("TagException", message="Too many tags"),
     errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
     errors.IncorrectKeyError: WireError(
         "IncorrectKeyException",

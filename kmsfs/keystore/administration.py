@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kmsfs.errors import InvalidRequestError, KeyStateError
+from kmsfs.errors import InvalidRequestError, KeyInUseError
 from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
@@ -18,14 +18,24 @@ MAX_DESCRIPTION_LENGTH = 8192
 class Administration(Regions):
     """Keys and aliases, by reference."""
 
-    def create_key(self, region: str, *, description: str = "", alias: str | None = None) -> KeyMetadata:
-        """Generate a CMK in the region's token, and its alias if one is named."""
+    def create_key(
+        self,
+        region: str,
+        *,
+        description: str = "",
+        alias: str | None = None,
+        key_tags: Sequence[tuple[str, str]] = (),
+    ) -> KeyMetadata:
+        """Generate a CMK in the region's token, with an alias and tags if any are named."""
         check_description(description)
         service = self._service(region)
         with self.audits.change(service, "CreateKey", None) as change:
-            key = service.lifecycle.create(description, alias)
+            wanted = tags.checked_tags(key_tags)
+            key = service.lifecycle.create(description, alias, tags=wanted)
             change.key_arn = key.arn
             change.details = {"alias": alias} if alias else {}
+            if wanted:
+                change.details = {**change.details, "tags": _names(wanted)}
         return key
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -64,11 +74,15 @@ class Administration(Regions):
     def schedule_key_deletion(
         self, ref: str, *, days: int = MAX_WINDOW_DAYS, force: bool = False, region: str | None = None
     ) -> KeyMetadata:
-        """Delete a CMK after 7 to 30 days; refused, unless forced, while a known tree has slots of it."""
+        """Delete a CMK after 7 to 30 days.
+
+        Refused while a known tree has slots of it, unless forced or allowed by a tag of the key.
+        """
         service, key = self._seen(ref, region)
         users = [tree.path for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
-        if users and not force:
-            raise KeyStateError(
+        allowed = service.snapshot.tags.get(key.key_id, {}).get(tags.ALLOW_DELETION) == "yes"
+        if users and not force and not allowed:
+            raise KeyInUseError(
                 f"key {key.arn} is in use by {len(users)} known trees: {', '.join(users[:5])}",
                 hint="what they hold would be lost for good; --force deletes the key all the same",
             )

@@ -8,7 +8,7 @@ Each step may be repeated, and is made by whichever process comes first.
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -29,6 +29,7 @@ from kmsfs.keystore.rows import (
     key_values,
     material_values,
     tag_id,
+    tag_values,
 )
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
@@ -41,6 +42,7 @@ MAX_PERIOD_DAYS: Final = 2560
 DEFAULT_PERIOD_DAYS: Final = 365
 MANAGED_PERIOD_DAYS: Final = 1095
 MAX_ON_DEMAND: Final = 25
+NO_TAGS: Final[Mapping[str, str]] = {}
 KEY_LABEL_PREFIX = "kmsfs:"
 _KINDS = {Suite.HSM_GCM: KeyKind.AES, Suite.HSM_KDF: KeyKind.HMAC}
 
@@ -65,9 +67,14 @@ class Lifecycle:
         self.on_event: Callable[[str, KeyId], None] = lambda action, key_id: None  # what it does by itself
 
     def create(
-        self, description: str, alias: str | None, manager: KeyManager = KeyManager.CUSTOMER
+        self,
+        description: str,
+        alias: str | None,
+        manager: KeyManager = KeyManager.CUSTOMER,
+        *,
+        tags: Mapping[str, str] = NO_TAGS,
     ) -> KeyMetadata:
-        """Generate a CMK in the token and record it, with its first alias if one is given."""
+        """Generate a CMK in the token and record it, with its first alias and its tags if any are given."""
         if alias is not None:
             if manager is KeyManager.CUSTOMER:
                 check_alias(alias)
@@ -79,6 +86,7 @@ class Lifecycle:
             puts = [
                 ("keys", key_values(_new_key(config, key_id, description, material, manager))),
                 ("materials", material_values(config.region, key_id, material, 0)),
+                *(("tags", tag_values(config.region, key_id, name, tags[name])) for name in tags),
             ]
             if alias is not None:
                 require_free(snapshot, alias)

@@ -107,31 +107,39 @@ class KeyMetadata:
             "CurrentKeyMaterialId": self.current_material_id.hex(),
         }
 
+    @property
+    def rotates(self) -> bool:
+        """Whether automatic rotation is on; not while deletion is pending, but again if the key is kept."""
+        return self.rotation_period_days is not None and self.state is not KeyState.PENDING_DELETION
+
     def rotation_status(self) -> dict[str, object]:
         """Return AWS's answer to GetKeyRotationStatus."""
-        status: dict[str, object] = {
-            "KeyId": self.arn,
-            "KeyRotationEnabled": self.rotation_period_days is not None,
-        }
-        if self.rotation_period_days is not None:
+        status: dict[str, object] = {"KeyId": self.key_id, "KeyRotationEnabled": self.rotates}
+        if self.rotates:
             status |= {
                 "RotationPeriodInDays": self.rotation_period_days,
                 "NextRotationDate": self.next_rotation_at,
             }
         return status
 
-    def rotations(self) -> list[dict[str, object]]:
-        """Return AWS's RotationsListEntry structures, oldest first."""
+    def rotations(self, *, with_first: bool = False) -> list[dict[str, object]]:
+        """Return AWS's RotationsListEntry structures, oldest first; the first material is no rotation."""
         return [
-            {
-                "KeyId": self.arn,
-                "KeyMaterialId": material.material_id.hex(),
-                "RotationDate": material.created_at,
-                "RotationType": material.rotation_type.value,
-            }
+            self._rotation(material)
             for material in self.materials
-            if material.rotation_type is not None
+            if with_first or material.rotation_type is not None
         ]
+
+    def _rotation(self, material: Material) -> dict[str, object]:
+        current = material.material_id == self.current_material_id
+        entry: dict[str, object] = {
+            "KeyId": self.key_id,
+            "KeyMaterialId": material.material_id.hex(),
+            "KeyMaterialState": "CURRENT" if current else "NON_CURRENT",
+        }
+        if material.rotation_type is not None:
+            entry |= {"RotationDate": material.created_at, "RotationType": material.rotation_type.value}
+        return entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,13 @@ A state means that the action is allowed and leaves the key in it; an error clas
 from enum import StrEnum
 from typing import Final
 
-from kmsfs.errors import KeyDisabledError, KeyPendingDeletionError, KeyStateError, KeystoreError
+from kmsfs.errors import (
+    KeyDisabledError,
+    KeyNotPendingDeletionError,
+    KeyPendingDeletionError,
+    KeyStateError,
+    KeystoreError,
+)
 from kmsfs.keystore.model import KeyState
 
 
@@ -53,7 +59,7 @@ TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
     **{(KeyState.PENDING_DELETION, label): KeyPendingDeletionError for label in _LABELS},
     **{(state, Operation.SCHEDULE_DELETION): KeyState.PENDING_DELETION for state in _DELETABLE},
     (KeyState.PENDING_DELETION, Operation.SCHEDULE_DELETION): KeyPendingDeletionError,
-    **{(state, Operation.CANCEL_DELETION): KeyStateError for state in _DELETABLE},
+    **{(state, Operation.CANCEL_DELETION): KeyNotPendingDeletionError for state in _DELETABLE},
     (KeyState.PENDING_DELETION, Operation.CANCEL_DELETION): KeyState.DISABLED,
 }
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testkit.home import Home, make_home
@@ -24,3 +25,18 @@ def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def served(server_home: Home) -> Iterator[Serving]:
     with serving(server_home) as running:
         yield running
+
+
+@pytest.fixture
+def us(served: Serving) -> Any:
+    return served.client(US)
+
+
+@pytest.fixture
+def eu(served: Serving) -> Any:
+    return served.client(EU)
+
+
+@pytest.fixture
+def key(us: Any) -> Any:
+    return us.create_key(Description="a key")["KeyMetadata"]

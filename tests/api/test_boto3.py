@@ -1,32 +1,12 @@
 """What boto3 gets from a real server: every action, and AWS's errors."""
 
 import base64
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
-from testkit.serving import Serving
+from testkit.serving import Serving, refused
 
 US, EU = "us-east-1", "eu-west-1"
-
-
-@pytest.fixture
-def us(served: Serving) -> Any:
-    return served.client(US)
-
-
-@pytest.fixture
-def key(us: Any) -> Any:
-    return us.create_key(Description="a key")["KeyMetadata"]
-
-
-def refused(call: Callable[[], object]) -> tuple[str, str]:
-    with pytest.raises(ClientError) as error:
-        call()
-    answer = error.value.response
-    assert answer["ResponseMetadata"]["RequestId"]
-    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 def test_a_new_key_is_described_and_listed(us: Any, key: Any) -> None:
@@ -98,8 +78,7 @@ def test_a_disabled_key_is_refused_until_enabled(us: Any, key: Any) -> None:
     assert us.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
 
 
-def test_a_key_is_of_its_region_alone(served: Serving, us: Any, key: Any) -> None:
-    eu = served.client(EU)
+def test_a_key_is_of_its_region_alone(us: Any, eu: Any, key: Any) -> None:
     blob = us.encrypt(KeyId=key["KeyId"], Plaintext=b"x")["CiphertextBlob"]
     assert refused(lambda: eu.decrypt(CiphertextBlob=blob))[0] == "AccessDeniedException"
     assert refused(lambda: eu.encrypt(KeyId=key["Arn"], Plaintext=b"x")) == (
@@ -108,13 +87,6 @@ def test_a_key_is_of_its_region_alone(served: Serving, us: Any, key: Any) -> Non
     )
     unknown = refused(lambda: eu.describe_key(KeyId=key["KeyId"]))
     assert unknown == ("NotFoundException", f"Key '{key['Arn'].replace(US, EU)}' does not exist")
-
-
-def test_limits_of_a_plaintext(us: Any, key: Any) -> None:
-    us.encrypt(KeyId=key["KeyId"], Plaintext=bytes(4096))
-    code, message = refused(lambda: us.encrypt(KeyId=key["KeyId"], Plaintext=bytes(4097)))
-    assert code == "ValidationException"
-    assert "less than or equal to 4096" in message
 
 
 def test_the_key_that_was_named_must_be_the_blobs(us: Any, key: Any) -> None:
@@ -161,9 +133,9 @@ def test_names_that_name_nothing(us: Any, key: Any) -> None:
     assert refused(lambda: us.enable_key(KeyId="alias/any"))[0] == "NotFoundException"
 
 
-def test_what_is_not_built_yet_says_so(us: Any, key: Any) -> None:
-    asked = refused(lambda: us.get_key_rotation_status(KeyId=key["KeyId"]))
-    assert asked[0] == "UnsupportedOperationException"
+def test_what_kmsfs_does_not_do_says_so(us: Any, key: Any) -> None:
+    asked = refused(lambda: us.get_public_key(KeyId=key["KeyId"]))
+    assert asked == ("UnsupportedOperationException", "GetPublicKey is not supported.")
 
 
 def test_a_wrong_secret_is_refused(served: Serving) -> None:

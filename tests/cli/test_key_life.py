@@ -9,27 +9,32 @@ from testkit.home import ALIAS, REGION, Home, refused
 def test_a_key_is_rotated_and_the_rotation_listed(home: Home) -> None:
     assert "never rotated" in home.ok("key", "rotation", "list", ALIAS)
     before = home.json("key", "describe", ALIAS)
-    assert home.json("key", "rotate", ALIAS) == {"KeyId": before["Arn"]}
+    assert home.json("key", "rotate", ALIAS) == {"KeyId": before["KeyId"]}
     assert before["KeyId"] in home.ok("key", "rotate", ALIAS, "--region", REGION)
     after = home.json("key", "describe", ALIAS)
     assert after["CurrentKeyMaterialId"] != before["CurrentKeyMaterialId"]
     rotations = home.json("key", "rotation", "list", ALIAS)["Rotations"]
     assert [set(entry) for entry in rotations] == [
-        {"KeyId", "KeyMaterialId", "RotationDate", "RotationType"}
+        {"KeyId", "KeyMaterialId", "KeyMaterialState", "RotationDate", "RotationType"}
     ] * 2
     assert rotations[-1]["KeyMaterialId"] == after["CurrentKeyMaterialId"]
     assert home.ok("key", "rotation", "list", ALIAS).count("ON_DEMAND") == 2
 
 
 def test_rotation_is_turned_on_and_off(home: Home) -> None:
-    arn = home.json("key", "describe", ALIAS)["Arn"]
-    off = {"KeyId": arn, "KeyRotationEnabled": False}
+    key_id = home.json("key", "describe", ALIAS)["KeyId"]
+    off = {"KeyId": key_id, "KeyRotationEnabled": False}
     assert home.json("key", "rotation", "status", ALIAS) == off
     assert home.json("key", "rotation", "on", ALIAS)["RotationPeriodInDays"] == 365
     on = home.json("key", "rotation", "on", ALIAS, "--period", "90")
     assert (on["KeyRotationEnabled"], on["RotationPeriodInDays"]) == (True, 90)
     assert home.json("key", "rotation", "status", ALIAS) == on
     assert "every 90 days" in home.ok("key", "rotation", "status", ALIAS)
+    home.ok("key", "schedule-deletion", ALIAS)
+    assert "off" in home.ok("key", "rotation", "status", ALIAS)
+    home.ok("key", "cancel-deletion", ALIAS)
+    home.ok("key", "enable", ALIAS)
+    assert home.json("key", "rotation", "status", ALIAS) == on
     refused(home.run("key", "rotation", "on", ALIAS, "--period", "89"), 2)
     assert home.json("key", "rotation", "off", ALIAS) == off
 

@@ -3,14 +3,17 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
+from testkit.aws_shapes import check_answer
 from testkit.home import KMSFS, Home
 
 
@@ -28,22 +31,38 @@ class Serving:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def client(self, region: str, *, secret: str | None = None, verify: Any = None) -> Any:
-        """Return a boto3 client for one region."""
-        return boto3.client(
+    def client(
+        self, region: str, *, secret: str | None = None, verify: Any = None, validation: bool = True
+    ) -> Any:
+        """Return a boto3 client for one region, which sees to it that every answer is one of AWS's shape.
+
+        Without ``validation``, what AWS would refuse is sent all the same.
+        """
+        client = boto3.client(
             "kms",
             region_name=region,
             endpoint_url=self.url,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=secret or self.secret,
-            config=Config(retries={"max_attempts": 0}),
+            config=Config(retries={"max_attempts": 0}, parameter_validation=validation),
             verify=verify,
         )
+        client.meta.events.register("before-parse.kms", check_answer)
+        return client
 
     def stop(self) -> int:
         """End the server as an operator does; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+def refused(call: Callable[[], object]) -> tuple[str, str]:
+    """Return name and message of the error that a boto3 call must end with."""
+    with pytest.raises(ClientError) as error:
+        call()
+    answer = error.value.response
+    assert answer["ResponseMetadata"]["RequestId"]
+    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def rotate(key: str, region: str | None, as_json: bool) -> None:
     with open_keystore() as keystore:
         rotated = keystore.rotate_key(key, region=region)
     if as_json:
-        print_json({"KeyId": rotated.arn})
+        print_json({"KeyId": rotated.key_id})
         return
     print_key(rotated, False)
 
@@ -138,7 +138,7 @@ def _print_status(key: "KeyMetadata", as_json: bool) -> None:
         print_json(key.rotation_status())
         return
     fields = {"arn": key.arn, "rotation": "off"}
-    if key.rotation_period_days is not None and key.next_rotation_at is not None:
+    if key.rotates and key.next_rotation_at is not None:
         fields["rotation"] = f"every {key.rotation_period_days} days"
         fields["next"] = local_time(key.next_rotation_at)
     print_fields(fields)

@@ -37,8 +37,18 @@ def test_words_that_were_recorded_from_aws() -> None:
     assert told[errors.KeyDisabledError] == f"{ARN} is disabled."
     assert told[errors.KeyPendingDeletionError] == f"{ARN} is pending deletion."
     assert told[errors.KeyNotFoundError] == f"Key '{ARN}' does not exist"
+    assert told[errors.KeyNotPendingDeletionError] == f"{ARN} is not pending deletion."
+    assert told[errors.ReservedTagError] == "Tags beginning with aws: are reserved"
+    assert told[errors.DuplicateTagError] == "Duplicate tag keys"
+    assert told[errors.TooManyTagsError] == "Too many tags"
     assert told[errors.InvalidCiphertextError] == ""
     assert told[errors.IncorrectKeyError].startswith("The key ID in the request does not identify a CMK")
+
+
+def test_paths_of_trees_reach_no_client() -> None:
+    told = refusal_of(errors.KeyInUseError("in use by /srv/tree"), ARN).message
+    assert "/srv" not in told
+    assert "kmsfs:allow-deletion" in told
 
 
 def test_braces_in_a_name_are_no_template() -> None:

@@ -12,8 +12,15 @@ def leaves(base: type[errors.KmsfsError] = errors.KmsfsError) -> list[type[error
     return [leaf for child in below for leaf in leaves(child)] if below else [base]
 
 
-# Bases that are raised themselves: bytes that do not parse, a malformed alias, a key that is not there.
-RAISED_BASES = [errors.FormatError, errors.InvalidAliasError, errors.KeyNotFoundError]
+# Bases that are raised themselves: bytes that do not parse, a malformed alias or tag, a key that is not there
+# or not in the right state.
+RAISED_BASES = [
+    errors.FormatError,
+    errors.InvalidAliasError,
+    errors.KeyNotFoundError,
+    errors.KeyStateError,
+    errors.TagError,
+]
 
 
 @pytest.mark.parametrize("leaf", [*leaves(), *RAISED_BASES])

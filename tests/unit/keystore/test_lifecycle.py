@@ -10,16 +10,20 @@ import pytest
 
 from kmsfs.errors import (
     AccessDeniedError,
+    DuplicateTagError,
     HsmUnavailableError,
     InvalidRequestError,
     KeyDisabledError,
+    KeyInUseError,
     KeyNotFoundError,
+    KeyNotPendingDeletionError,
     KeyPendingDeletionError,
-    KeyStateError,
     LimitExceededError,
     MetadataUnavailableError,
     ReservedAliasError,
+    ReservedTagError,
     TagError,
+    TooManyTagsError,
 )
 from kmsfs.ids import TreeId
 from kmsfs.keystore.known_trees import known_trees, trees_path
@@ -93,12 +97,15 @@ def test_windows_past_the_edge(timed: Keystore, days: int) -> None:
 
 
 def test_a_deletion_is_cancelled(timed: Keystore, clock: Clock) -> None:
-    with pytest.raises(KeyStateError, match="not pending deletion"):
+    with pytest.raises(KeyNotPendingDeletionError, match="not pending deletion"):
         timed.cancel_key_deletion(MAIN, region=US)
-    timed.schedule_key_deletion(MAIN, region=US)
+    timed.enable_key_rotation(MAIN, region=US)
+    doomed = timed.schedule_key_deletion(MAIN, region=US)
+    assert doomed.rotation_status() == {"KeyId": doomed.key_id, "KeyRotationEnabled": False}
     with pytest.raises(KeyPendingDeletionError):
         timed.schedule_key_deletion(MAIN, region=US)
     key = timed.cancel_key_deletion(MAIN, region=US)
+    assert key.rotation_status()["KeyRotationEnabled"] is True
     assert (key.state, key.deletion_at) == (KeyState.DISABLED, None)
     clock.time += 31 * DAY
     timed.refresh()
@@ -152,9 +159,16 @@ def test_a_key_of_a_known_tree_is_deleted_only_by_force(timed: Keystore, tmp_pat
     timed.note_tree(TREE, tmp_path / "copy", [])
     assert len(known_trees(timed.home)) == 2
     assert trees_path(timed.home).stat().st_mode & 0o777 == 0o600
-    with pytest.raises(KeyStateError, match="1 known trees") as caught:
+    with pytest.raises(KeyInUseError, match="1 known trees") as caught:
         timed.schedule_key_deletion(key.arn)
     assert "--force" in caught.value.hint
+    timed.tag_key(key.arn, [("kmsfs:allow-deletion", "no")])
+    with pytest.raises(KeyInUseError):
+        timed.schedule_key_deletion(key.arn)
+    timed.tag_key(key.arn, [("kmsfs:allow-deletion", "yes")])
+    assert timed.schedule_key_deletion(key.arn).state is KeyState.PENDING_DELETION
+    timed.cancel_key_deletion(key.arn)
+    timed.untag_key(key.arn, ["kmsfs:allow-deletion"])
     assert timed.schedule_key_deletion(key.arn, force=True).state is KeyState.PENDING_DELETION
     trees_path(timed.home).write_text(json.dumps({"trees": [{}]}))
     with pytest.raises(MetadataUnavailableError, match="damaged"):
@@ -173,6 +187,10 @@ def test_a_rotation_keeps_name_and_old_ciphertext(timed: Keystore) -> None:
     assert [timed.decrypt(sealed.blob, {}).plaintext for sealed in (old, new)] == [b"old", b"new"]
     (listed,) = after.rotations()
     assert (listed["RotationType"], listed["KeyMaterialId"]) == ("ON_DEMAND", new.material_id.hex())
+    first, last = after.rotations(with_first=True)
+    assert last == listed
+    assert (first["KeyMaterialId"], first["KeyMaterialState"]) == (old.material_id.hex(), "NON_CURRENT")
+    assert "RotationDate" not in first
 
 
 def test_a_rotation_drains_the_pool(timed: Keystore) -> None:
@@ -284,6 +302,20 @@ def test_the_limits_of_tags(timed: Keystore) -> None:
     with pytest.raises(TagError, match="more than 50"):
         timed.tag_key(MAIN, [("one more", "")], region=US)
     timed.tag_key(MAIN, [("aa", "changed")], region=US)
+
+
+def test_a_key_is_made_with_tags(timed: Keystore) -> None:
+    key = timed.create_key(US, key_tags=[("team", "blue"), ("stage", "")])
+    assert timed.key_tags(key.arn) == {"team": "blue", "stage": ""}
+    before = timed.list_keys(US)
+    for pairs, kind in (
+        ([("a", "1"), ("a", "2")], DuplicateTagError),
+        ([("aws:x", "")], ReservedTagError),
+        ([(f"t{number}", "") for number in range(51)], TooManyTagsError),
+    ):
+        with pytest.raises(kind):
+            timed.create_key(US, key_tags=pairs)
+    assert timed.list_keys(US) == before
 
 
 def test_a_description_is_changed(timed: Keystore) -> None:

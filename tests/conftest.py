@@ -16,10 +16,13 @@ from testkit.mounting import mounted, mounter, tree
 
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the user's own keystore, PINs or debug switch."""
-    for name in [name for name in os.environ if name.startswith("KMSFS_")]:
+    """No test reads the user's own keystore, PINs, debug switch or AWS configuration."""
+    for name in [name for name in os.environ if name.startswith(("KMSFS_", "AWS_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("KMSFS_HOME", str(tmp_path_factory.getbasetemp() / "no-home-was-set"))
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("KMSFS_HOME", str(base / "no-home-was-set"))
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(base / "no-aws-configuration"))
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,19 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "ListResourceTags": tags.list_resource_tags,
 }
 
+# They change nothing, and cost a token microseconds.
+USES: Final = frozenset(
+    {
+        "Encrypt",
+        "Decrypt",
+        "ReEncrypt",
+        "GenerateDataKey",
+        "GenerateDataKeyWithoutPlaintext",
+        "GenerateRandom",
+        "DescribeKey",
+    }
+)
+
 
 def carry_out(keystore: Keystore, region: str, call: Call) -> Output:
     """Carry out one request of ``region`` and return its output; raise Refusal."""

@@ -1,7 +1,8 @@
 """The key management service on AWS's wire protocol.
 
-A request is verified before it is parsed: a stranger does not learn what parses. Keystore work runs in
-threads, so that a slow token or a commit holds up no other client.
+A request is verified before it is parsed: a stranger does not learn what parses. What only uses a key of a fast
+token is done at once, since a thread costs more than the token does; everything else runs in threads, so
+that a slow token or a commit holds up no other client.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import Final
 import trio
 
 from kmsfs.api.connection import Answer, Connection, Request
-from kmsfs.api.dispatch import carry_out
+from kmsfs.api.dispatch import USES, carry_out
 from kmsfs.api.limits import Limits, Throttle
 from kmsfs.api.refusal import Refusal
 from kmsfs.api.sigv4 import Credential, Verified, Verifier
@@ -38,6 +39,7 @@ class Server:
         self._keystore = keystore
         self._limits = limits or Limits()
         self._secrets = dict(keystore.credentials.secrets())
+        self._fast: frozenset[str] = frozenset()  # regions; what they are is measured in the background
         self._verifier = Verifier(self._find_credential)
         self._workers = trio.CapacityLimiter(self._limits.workers)
         self._places = trio.Semaphore(self._limits.connections)
@@ -117,6 +119,8 @@ class Server:
         content_type = named.get(b"content-type", b"").decode("latin-1")
         call = parse_request(target, content_type, request.body)
         work = partial(carry_out, self._keystore, verified.region, call)
+        if call.action in USES and verified.region in self._fast:
+            return render_answer(work())
         return render_answer(await trio.to_thread.run_sync(work, limiter=self._workers))
 
     def _verify(self, address: str, request: Request) -> Verified:
@@ -133,17 +137,20 @@ class Server:
         return None if secret is None else Credential(access_key_id, secret)
 
     async def _follow_changes(self) -> None:
-        """Keep the access keys as they are in the metadata now."""
+        """Keep up with the metadata, so that no request has to, and keep the audit log durable."""
         while True:
+            await trio.to_thread.run_sync(self._tend)
             await trio.sleep(REFRESH_S)
-            try:
-                self._secrets = await trio.to_thread.run_sync(self._read_secrets)
-            except KmsfsError as error:
-                _log.error("the metadata cannot be read: %s", error)
 
-    def _read_secrets(self) -> dict[tuple[str, str], bytes]:
-        self._keystore.refresh()
-        return dict(self._keystore.credentials.secrets())
+    def _tend(self) -> None:
+        try:
+            self._keystore.refresh()
+            self._secrets = dict(self._keystore.credentials.secrets())
+            self._fast = self._keystore.fast_regions()
+        except KmsfsError as error:
+            self._fast = frozenset()
+            _log.error("the metadata cannot be read: %s", error)
+        self._keystore.audits.tend()
 
 
 def _answer(status: int, body: bytes, request_id: str) -> Answer:

@@ -1,6 +1,7 @@
 """Data keys, encryption, decryption, re-encryption: the part of ``Keystore`` that uses keys."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import (
@@ -9,6 +10,7 @@ from kmsfs.errors import (
     InvalidCiphertextError,
     InvalidRequestError,
     KeyNotFoundError,
+    KmsfsError,
     RegionNotFoundError,
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
@@ -110,6 +112,15 @@ class KeyUse(Regions):
         """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
         service, _ = self._locate(key_arn, None)
         return service.is_fast()
+
+    def fast_regions(self) -> frozenset[str]:
+        """Return the regions whose token answers within a millisecond; one that cannot answer is not among them."""
+        fast = set()
+        for service in self._services_of(None):
+            with suppress(KmsfsError):
+                if service.is_fast():
+                    fast.add(str(service.config.region))
+        return frozenset(fast)
 
     @property
     def hsm_calls(self) -> int:

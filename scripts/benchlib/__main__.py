@@ -4,9 +4,9 @@ import argparse
 import subprocess
 import sys
 
-from benchlib import files, memory
+from benchlib import files, kms, memory
 
-COMMANDS = {"files": files, "memory": memory}
+COMMANDS = {"files": files, "kms": kms, "memory": memory}
 
 
 def main(argv: list[str]) -> int:

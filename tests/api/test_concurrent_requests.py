@@ -57,9 +57,7 @@ async def running(home: Home) -> AsyncIterator[Local]:
         async with trio.open_nursery() as nursery:
             server = Server(keystore)
             await nursery.start(server.run, [listener])
-            yield Local(
-                keystore, listener.socket.getsockname(), made["AccessKeyId"], made["SecretAccessKey"]
-            )
+            yield Local(keystore, listener.socket.getsockname(), made["AccessKeyId"], made["SecretAccessKey"])
             server.stop()
 
 
@@ -92,8 +90,11 @@ async def test_a_held_commit_holds_up_no_use(local: Local, monkeypatch: pytest.M
     assert status == 200
     statuses: list[int] = []
 
+    key_id = local.keystore.resolve(ALIAS, region=REGION).key_id
+
     async def change() -> None:
-        statuses.append((await local.ask("CreateAlias", AliasName="alias/new", TargetKeyId=local.keystore.resolve(ALIAS, region=REGION).key_id))[0])
+        status, _ = await local.ask("CreateAlias", AliasName="alias/new", TargetKeyId=key_id)
+        statuses.append(status)
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -161,7 +162,8 @@ def test_rotation_in_a_burst_of_encryptions(served: Serving) -> None:
         blobs = [blob for found in bursts for blob in found.result()]
     materials = {client.decrypt(CiphertextBlob=blob)["KeyMaterialId"] for blob in blobs}
     now = client.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
-    assert client.decrypt(CiphertextBlob=now)["KeyMaterialId"] == client.describe_key(KeyId=key)["KeyMetadata"][
-        "CurrentKeyMaterialId"
-    ]
+    assert (
+        client.decrypt(CiphertextBlob=now)["KeyMaterialId"]
+        == client.describe_key(KeyId=key)["KeyMetadata"]["CurrentKeyMaterialId"]
+    )
     assert materials

@@ -119,7 +119,7 @@ class RegionService:
         if entry is None:
             raise UnknownMaterialError(
                 f"key material {material_id.hex()} is not in region {self.config.region}",
-                hint="the blob is of another keystore, or its key was deleted",
+                hint="the blob is of another region or keystore, or its key was deleted",
             )
         return entry
 
@@ -149,5 +149,6 @@ class RegionService:
 
 def _not_authentic() -> InvalidCiphertextError:
     return InvalidCiphertextError(
-        "ciphertext blob is damaged or foreign, or its encryption context is another one"
+        "ciphertext blob is damaged or foreign, or its encryption context is another one",
+        hint="decrypting takes the encryption context that the blob was made with, pair by pair",
     )

@@ -73,7 +73,9 @@ class Snapshot:
         """Return the alias or raise AliasNotFoundError."""
         found = self.aliases.get(name)
         if found is None:
-            raise AliasNotFoundError(f"{name} does not exist in region {self.region}")
+            raise AliasNotFoundError(
+                f"{name} does not exist in region {self.region}", hint="kmsfs alias list shows the aliases"
+            )
         return found
 
 

@@ -68,6 +68,11 @@ _REASONS: Final = {
     KeyState.PENDING_DELETION: "is pending deletion",
     KeyState.PENDING_IMPORT: "is pending import",
 }
+_REMEDIES: Final = {
+    KeyState.DISABLED: "enable it first: kmsfs key enable {}",
+    KeyState.PENDING_DELETION: "keep it after all: kmsfs key cancel-deletion {}",
+    KeyState.PENDING_IMPORT: "",
+}
 
 
 def next_state(state: KeyState, operation: Operation, key_arn: str) -> KeyState:
@@ -77,5 +82,4 @@ def next_state(state: KeyState, operation: Operation, key_arn: str) -> KeyState:
         return outcome
     if operation is Operation.CANCEL_DELETION:
         raise outcome(f"key {key_arn} is not pending deletion")
-    hint = "enable it first: kmsfs key enable" if state is KeyState.DISABLED else ""
-    raise outcome(f"key {key_arn} {_REASONS[state]}", hint=hint)
+    raise outcome(f"key {key_arn} {_REASONS[state]}", hint=_REMEDIES[state].format(key_arn))

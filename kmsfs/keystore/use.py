@@ -164,7 +164,9 @@ class KeyUse(Regions):
         if use is not None:
             use.key_arn = entry.key.arn
         if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
-            raise IncorrectKeyError(f"ciphertext blob is not under the key {ref}")
+            raise IncorrectKeyError(
+                f"ciphertext blob is not under the key {ref}", hint=f"it is under {entry.key.arn}"
+            )
         return entry
 
     def _region_of_blob(self, key_arn: KeyArn) -> RegionService:

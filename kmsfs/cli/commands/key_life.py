@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 rotation = help_group(
     "rotation",
-    """Rotate keys by themselves, and see when they were rotated.
+    """Rotate keys by themselves, or no longer.
 
     \b
     Example:

@@ -1,6 +1,10 @@
-"""Bounded: a fixed number of examples for each target, no clock."""
+"""Bounded: a fixed number of examples for each target, no clock. KMSFS_FUZZ_EXAMPLES asks for more of them."""
+
+import os
 
 from hypothesis import settings
 
-settings.register_profile("fuzz", max_examples=300, deadline=None)
+settings.register_profile(
+    "fuzz", max_examples=int(os.environ.get("KMSFS_FUZZ_EXAMPLES", "300")), deadline=None
+)
 settings.load_profile("fuzz")

@@ -6,12 +6,12 @@ from pathlib import Path
 from kmsfs.errors import InvalidRequestError, KeyInUseError
 from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
-from kmsfs.keystore.arn import check_alias
+from kmsfs.keystore.aliases import changeable
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
-from kmsfs.keystore.transitions import Operation
+from kmsfs.keystore.transitions import Operation, next_state
 
 MAX_DESCRIPTION_LENGTH = 8192
 
@@ -81,14 +81,15 @@ class Administration(Regions):
         """
         service, key = self._seen(ref, region)
         users = [tree.path for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
-        allowed = service.snapshot.tags.get(key.key_id, {}).get(tags.ALLOW_DELETION) == "yes"
-        if users and not force and not allowed:
-            raise KeyInUseError(
-                f"key {key.arn} is in use by {len(users)} known trees: {', '.join(users[:5])}",
-                hint="what they hold would be lost for good; --force deletes the key all the same",
-            )
-        details = {"days": str(days), **({"overridden": ", ".join(users)} if users else {})}
+        allowed = force or service.snapshot.tags.get(key.key_id, {}).get(tags.ALLOW_DELETION) == "yes"
+        details = {"days": str(days), **({"overridden": ", ".join(users)} if users and allowed else {})}
         with self.audits.change(service, "ScheduleKeyDeletion", key.key_id, **details):
+            next_state(changeable(service.snapshot, key.key_id).state, Operation.SCHEDULE_DELETION, key.arn)
+            if users and not allowed:
+                raise KeyInUseError(
+                    f"key {key.arn} is in use by {len(users)} known trees: {', '.join(users[:5])}",
+                    hint="what they hold would be lost for good; --force deletes the key all the same",
+                )
             return service.lifecycle.schedule_deletion(key.key_id, days)
 
     def cancel_key_deletion(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -159,7 +160,6 @@ class Administration(Regions):
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
-        check_alias(name)
         service = self._service(self._region_or_only(region))
         alias = service.snapshot.aliases.get(name)
         key_id = None if alias is None else alias.target_key_id

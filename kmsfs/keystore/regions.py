@@ -11,8 +11,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 
-from kmsfs.errors import InvalidRequestError, KeyNotFoundError, KmsfsError, RegionNotFoundError
+from kmsfs.errors import (
+    AliasNotFoundError,
+    InvalidRequestError,
+    KeyNotFoundError,
+    KmsfsError,
+    RegionNotFoundError,
+)
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore import provision
 from kmsfs.keystore.arn import KeyReference, parse_reference
@@ -21,10 +28,11 @@ from kmsfs.keystore.home import load_region, metadata_path, region_names
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import KeyMetadata, RegionConfig
 from kmsfs.keystore.region import RegionService
-from kmsfs.keystore.standing import Standing
 
 REFRESH_INTERVAL_S = 1.0
 SWEEP_RETRY_S = 60.0
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 find_reference = lru_cache(maxsize=1024)(parse_reference)
@@ -33,18 +41,13 @@ find_reference = lru_cache(maxsize=1024)(parse_reference)
 class Regions:
     """All regions of a home. Thread-safe."""
 
-    def __init__(self, home: Path, *, via: str, principal: str, now: Callable[[], float]) -> None:
+    def __init__(self, home: Path, *, via: str, now: Callable[[], float]) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
         self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
-        self.standing = Standing(principal, via, now)
-        self.audits = Audits(
-            self.home, via, principal
-        )  # also counts and keeps what a process records that stays
-        if self.standing.asks:
-            self.audits.permit = self.standing.require
+        self.audits = Audits(self.home, via)  # also counts and keeps what a process records that stays
         self._refreshed_at = 0.0
         self._stale = False
         self._sweep_after = 0.0
@@ -64,8 +67,20 @@ class Regions:
 
     def resolve(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that a key ARN, alias ARN, ``alias/NAME`` or key id names."""
-        service, key_id = self._locate(ref, region)
-        return service.key(key_id)
+
+        def find() -> KeyMetadata:
+            service, key_id = self._locate(ref, region)
+            return service.key(key_id)
+
+        return self._perhaps_new(find)
+
+    def _perhaps_new(self, find: Callable[[], T]) -> T:
+        """Find what another process may have made since the metadata were last read."""
+        try:
+            return find()
+        except (KeyNotFoundError, AliasNotFoundError):
+            self.refresh()
+            return find()
 
     def refresh(self) -> bool:
         """Read the metadata again if another process changed it; return whether anything differs."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsfs.errors import KeyDisabledError
+from kmsfs.errors import AliasNotFoundError, KeyDisabledError
 from kmsfs.keystore.model import KeyState
 from kmsfs.keystore.service import Keystore
 
@@ -120,6 +120,23 @@ def test_processes_see_each_others_changes(keystore: Keystore, ks_home: Path) ->
     assert len(keystore.list_keys(EU)) == 2
     theirs = keystore.encrypt("alias/theirs", b"x", {}, region=EU)
     assert keystore.decrypt(theirs.blob, {}).plaintext == b"x"
+
+
+def test_what_another_process_just_made_is_found_at_once(
+    keystore: Keystore, ks_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmsfs.keystore.regions.REFRESH_INTERVAL_S", 3600.0)
+    first = keystore.resolve("alias/main", region=US)
+    with Keystore.open(ks_home) as other:
+        made = other.create_key(US, alias="alias/new")
+        assert keystore.resolve(made.arn) == made
+        other.update_alias("alias/new", first.arn, region=US)
+        other.create_alias("alias/newer", made.arn, region=US)
+        assert keystore.resolve("alias/newer", region=US) == made
+        other.rotate_key(first.arn)
+        assert keystore.decrypt(other.encrypt(first.arn, b"x", {}).blob, {}).plaintext == b"x"
+    with pytest.raises(AliasNotFoundError):
+        keystore.resolve("alias/nowhere", region=US)
 
 
 def test_a_change_shows_without_being_asked_for(

@@ -47,7 +47,8 @@ class Aliases:
         return self._ledger.commit(decide).aliases[name]
 
     def delete(self, name: str) -> None:
-        """Remove an alias, of a name that was checked; its key stays."""
+        """Remove an alias; its key stays."""
+        check_alias(name)
 
         def decide(snapshot: Snapshot) -> Changes:
             snapshot.alias(name)

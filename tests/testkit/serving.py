@@ -26,6 +26,7 @@ class Serving:
     access_key_id: str
     secret: str
     process: subprocess.Popen[str]
+    said: tuple[str, ...]
 
     @property
     def port(self) -> int:
@@ -79,7 +80,9 @@ def serving(home: Home, *options: str) -> Iterator[Serving]:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(4)]
         assert said[3].startswith("serving on "), said
-        yield Serving(home, said[3].split()[-1], said[1].split()[-1], said[2].split()[-1], process)
+        yield Serving(
+            home, said[3].split()[-1], said[1].split()[-1], said[2].split()[-1], process, tuple(said)
+        )
     finally:
         if process.poll() is None:
             process.terminate()

@@ -7,6 +7,7 @@ from kmsfs.errors import InvalidRequestError, KeyInUseError
 from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
 from kmsfs.keystore.aliases import changeable
+from kmsfs.keystore.arn import check_alias
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
@@ -160,6 +161,7 @@ class Administration(Regions):
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
+        check_alias(name)
         service = self._service(self._region_or_only(region))
         alias = service.snapshot.aliases.get(name)
         key_id = None if alias is None else alias.target_key_id

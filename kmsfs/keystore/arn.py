@@ -11,6 +11,7 @@ MAX_REGION_LENGTH = 32
 MAX_ALIAS_LENGTH = 256
 ALIAS_PREFIX: Final = "alias/"
 RESERVED_ALIAS_PREFIX: Final = "alias/aws/"
+ROOT: Final = "root"  # the name of the account's own principal; users have other names
 
 _REGION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ALIAS = re.compile(r"alias/[a-zA-Z0-9/_-]+")
@@ -69,6 +70,11 @@ def root_arn(account: str) -> str:
 def user_arn(account: str, name: str) -> str:
     """Return a user's ARN."""
     return f"arn:aws:iam::{account}:user/{name}"
+
+
+def principal_arn(account: str, name: str) -> str:
+    """Return the ARN of the account's root or of a user."""
+    return root_arn(account) if name == ROOT else user_arn(account, name)
 
 
 def parse_reference(text: str) -> KeyReference:

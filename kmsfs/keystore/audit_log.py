@@ -18,6 +18,7 @@ from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import AuditUnavailableError, IntegrityError, KmsfsError
+from kmsfs.keystore.arn import ROOT, principal_arn
 from kmsfs.keystore.audit import (
     Actor,
     Chain,
@@ -73,6 +74,7 @@ class AuditLog:
         ledger: Ledger,
         via: str,
         *,
+        principal: str = ROOT,
         max_segment_size: int = MAX_SEGMENT_SIZE,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -82,7 +84,7 @@ class AuditLog:
         self._ledger = ledger
         self._max_size = max_segment_size
         self._clock = clock
-        self._self = Actor(f"arn:aws:iam::{config.account}:root", os.getuid(), via)
+        self._self = Actor(principal_arn(config.account, principal), os.getuid(), via)
         self._housekeeping = RLock()  # taken before the next one, or without waiting
         self._lock = RLock()
         self._segment: SegmentFile | None = None

@@ -1,7 +1,7 @@
 """The audit logs of a keystore's regions, and the one hook through which every use and change of a key goes."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from kmsfs.errors import KmsfsError
 from kmsfs.format.aad import FILE_ID_PAIR
 from kmsfs.ids import KeyArn, KeyId, Region
-from kmsfs.keystore.arn import key_arn
+from kmsfs.keystore.arn import ROOT, key_arn
 from kmsfs.keystore.audit import Event
 from kmsfs.keystore.audit_log import AuditLog
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
@@ -17,28 +17,34 @@ from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 
+Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
+
 log = logging.getLogger(__name__)
 
 
 class Audits:
     """One log for each region that is in use. What is done inside ``with audits.use(...)`` is recorded."""
 
-    def __init__(self, home: Path, via: str) -> None:
+    def __init__(self, home: Path, via: str, principal: str = ROOT) -> None:
         self._home = home
         self._via = via
+        self._principal = principal
+        self.permit: Permit | None = None  # asked before a key is used or changed
         self._logs: dict[str, AuditLog] = {}
 
     def add(self, service: RegionService) -> None:
         """Take up a region; nothing is opened before something is to be recorded."""
         region = service.config.region
         directory = audit_path(self._home, region)
-        self._logs[region] = AuditLog(directory, service.config, service.hsm, service.ledger, self._via)
+        self._logs[region] = AuditLog(
+            directory, service.config, service.hsm, service.ledger, self._via, principal=self._principal
+        )
         service.lifecycle.on_event = partial(self._note, service)
 
     def _note(self, service: RegionService, action: str, key_id: KeyId) -> None:
         """Record what the keystore did by itself. It cannot be taken back: a log that is full does not stop it."""
         try:
-            with self.use(service, action, key_id, {}):
+            with self._recording(service, action, key_id, {}):
                 pass
         except KmsfsError as error:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)
@@ -47,6 +53,15 @@ class Audits:
         self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
     ) -> Recording:
         """One use of a key. A key that is known only inside is set there."""
+        use = self._recording(service, action, key_id, context)
+        if self.permit is not None:
+            use.permit = partial(self.permit, service, action, context)
+            use.key_id = key_id
+        return use
+
+    def _recording(
+        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
+    ) -> Recording:
         config = service.config
         arn = None if key_id is None else key_arn(config.region, config.account, key_id)
         return Recording(self._logs[config.region], action, arn, context)
@@ -55,8 +70,9 @@ class Audits:
         self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
     ) -> Recording:
         """One of the many uses that opening files makes: counted, and recorded once a minute without the file."""
-        use = self.use(service, action, key_id, _without_file(context))
+        use = self.use(service, action, key_id, context)
         use.write = self._logs[service.config.region].count
+        use.context = _without_file(context)
         return use
 
     def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:

@@ -1,17 +1,19 @@
 """The keystore's self checks, for ``kmsfs doctor``: each one a finding, with the remedy when it fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
 from kmsfs.keystore.audit import audit_key_id
+from kmsfs.keystore.authorize import parses
 from kmsfs.keystore.credentials import sealing_key_id
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
+from kmsfs.keystore.policy.document import PolicyKind
 from kmsfs.keystore.region import RegionService, integrity_key_id
 
 
@@ -23,7 +25,7 @@ def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[
     findings = [_home_mode(home)]
     for name in names:
         findings += _check_region(home, name, service)
-    return findings
+    return [*findings, *_same_principals(names, service)]
 
 
 def _check_region(home: Path, name: Region, service: Callable[[str], RegionService]) -> Iterator[Finding]:
@@ -47,6 +49,7 @@ def _check_region(home: Path, name: Region, service: Callable[[str], RegionServi
             yield _failed(f"{name}: {step}", error)
             return
     yield _orphans(f"{name}: orphans", service(name))
+    yield _policies(f"{name}: policies", service(name))
 
 
 def _home_mode(home: Path) -> Finding:
@@ -99,6 +102,50 @@ def _owned(service: RegionService) -> list[bytes]:
     sealing = [sealing_key_id(region)] if snapshot.credentials else []
     audit = [audit_key_id(region)] if snapshot.audit_segments else []
     return [integrity_key_id(region), *sealing, *audit]
+
+
+def _policies(name: str, service: RegionService) -> Finding:
+    """Look for policies that this version cannot read: they deny everything."""
+    snapshot = service.snapshot
+    for key_id, document in snapshot.key_policies.items():
+        if not parses(document, PolicyKind.KEY):
+            hint = f"kmsfs key policy put {key_id} FILE --as-owner --region {snapshot.region}"
+            return Finding(
+                name, False, f"policy of key {key_id} cannot be read: nobody may use the key", hint
+            )
+    for user, policies in snapshot.identity_policies.items():
+        for policy, document in policies.items():
+            if not parses(document, PolicyKind.IDENTITY):
+                detail = f"policy {policy} of user {user} cannot be read: the user may do nothing"
+                return Finding(
+                    name, False, detail, f"kmsfs user policy put {user} FILE --policy-name {policy}"
+                )
+    own, grants = len(snapshot.key_policies), len(snapshot.grants)
+    return Finding(name, True, f"{own} keys have a policy of their own; {grants} grants")
+
+
+def _same_principals(names: Sequence[Region], service: Callable[[str], RegionService]) -> Iterator[Finding]:
+    """Compare what belongs to the account and is written to every region."""
+    seen = []
+    for name in names:
+        try:
+            snapshot = service(name).snapshot
+        except KmsfsError:
+            continue  # it was reported
+        credentials = {entry.access_key_id: entry.principal for entry in snapshot.credentials.values()}
+        policies = {user: dict(found) for user, found in snapshot.identity_policies.items()}
+        seen.append((name, (dict(snapshot.users), policies, credentials)))
+    if not seen:
+        return
+    different = [name for name, found in seen if found != seen[0][1]]
+    yield Finding(
+        "principals",
+        not different,
+        f"regions {seen[0][0]} and {different[0]} hold different users, policies or access keys"
+        if different
+        else "every region holds the same users, policies and access keys",
+        "a change was interrupted: repeat it" if different else "",
+    )
 
 
 def _orphans(name: str, service: RegionService) -> Finding:

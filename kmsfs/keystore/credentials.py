@@ -19,10 +19,10 @@ from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
 from kmsfs.errors import IntegrityError, KmsfsError, PrincipalNotFoundError, RegionNotFoundError
 from kmsfs.format.context import encode_context
 from kmsfs.ids import Region
+from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import CredentialEntry, NewCredential
 from kmsfs.keystore.ports import KeyKind
-from kmsfs.keystore.principals import ROOT
 from kmsfs.keystore.provision import exclusive
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.rows import credential_values

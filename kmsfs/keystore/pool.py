@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.format.aad import file_context
+from kmsfs.format.aad import file_context, files_context
 from kmsfs.ids import FileId, KeyArn, MaterialId, TreeId
 from kmsfs.keystore.model import GeneratedDataKey
 from kmsfs.keystore.service import Keystore
@@ -51,7 +51,7 @@ class DataKeyPool:
     def take(self) -> ReadyKey:
         """Return a ready key, made now if none is left; raises if the CMK is not usable."""
         try:
-            self._keystore.check_usable(self._key_arn)
+            self._keystore.check_usable(self._key_arn, "GenerateDataKey", files_context(self._tree_id))
         except BaseException:
             self.drain()
             raise

@@ -14,7 +14,7 @@ from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import InvalidRequestError, LimitExceededError, PrincipalNotFoundError, RegionNotFoundError
-from kmsfs.keystore.arn import user_arn
+from kmsfs.keystore.arn import ROOT, user_arn
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import UserEntry
 from kmsfs.keystore.policy.document import PolicyKind, parse_policy
@@ -22,7 +22,6 @@ from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.rows import identity_policy_id, identity_policy_values, user_values
 from kmsfs.keystore.snapshot import Snapshot
 
-ROOT: Final = "root"
 DEFAULT_POLICY: Final = "default"
 MAX_POLICIES: Final = 10
 _USER_ID_PREFIX: Final = "AIDA"

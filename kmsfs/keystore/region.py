@@ -23,6 +23,7 @@ from kmsfs.format.blob import Blob, Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore.access import Access
 from kmsfs.keystore.aliases import Aliases
+from kmsfs.keystore.authorize import Authorizer
 from kmsfs.keystore.ledger import Ledger
 from kmsfs.keystore.lifecycle import Lifecycle, rotation_is_due
 from kmsfs.keystore.model import KeyManager, KeyMetadata, RegionConfig, RotationType
@@ -54,6 +55,7 @@ class RegionService:
         self.lifecycle = Lifecycle(config, hsm, self.ledger, now)
         self.aliases = Aliases(config, self.ledger, now)
         self.access = Access(self.ledger, now)
+        self.authorizer = Authorizer(lambda: self.ledger.snapshot)
         self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}

@@ -28,6 +28,7 @@ from kmsfs.keystore.home import load_region, metadata_path, region_names
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import KeyMetadata, RegionConfig
 from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.standing import Standing
 
 REFRESH_INTERVAL_S = 1.0
 SWEEP_RETRY_S = 60.0
@@ -41,13 +42,18 @@ find_reference = lru_cache(maxsize=1024)(parse_reference)
 class Regions:
     """All regions of a home. Thread-safe."""
 
-    def __init__(self, home: Path, *, via: str, now: Callable[[], float]) -> None:
+    def __init__(self, home: Path, *, via: str, principal: str, now: Callable[[], float]) -> None:
         self.home = home.absolute()
         self._store = SqliteMetadataStore(metadata_path(self.home))
         self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
-        self.audits = Audits(self.home, via)  # also counts and keeps what a process records that stays
+        self.standing = Standing(principal, via, now)
+        self.audits = Audits(
+            self.home, via, principal
+        )  # also counts and keeps what a process records that stays
+        if self.standing.asks:
+            self.audits.permit = self.standing.require
         self._refreshed_at = 0.0
         self._stale = False
         self._sweep_after = 0.0

@@ -12,30 +12,46 @@ from typing import Self
 
 from kmsfs.keystore import provision
 from kmsfs.keystore.administration import Administration
-from kmsfs.keystore.arn import check_region
+from kmsfs.keystore.arn import ROOT, check_region
 from kmsfs.keystore.audit_verify import SegmentFinding
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.credentials import Credentials
 from kmsfs.keystore.model import Finding, RegionConfig
+from kmsfs.keystore.permissions import Permissions
 from kmsfs.keystore.principals import Principals
 from kmsfs.keystore.use import KeyUse
 
 
-class Keystore(Administration, KeyUse):
+class Keystore(Administration, Permissions, KeyUse):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
-    def __init__(self, home: Path, *, via: str = "cli", now: Callable[[], float] = time.time) -> None:
-        super().__init__(home, via=via, now=now)
+    def __init__(
+        self,
+        home: Path,
+        *,
+        via: str = "cli",
+        principal: str = ROOT,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(home, via=via, principal=principal, now=now)
         self.principals = Principals(lambda: self._services_of(None), partial(provision.exclusive, self.home))
         self.credentials = Credentials(self.home, lambda: self._services_of(None))
 
     @classmethod
-    def open(cls, home: Path, *, via: str = "cli", now: Callable[[], float] = time.time) -> Self:
+    def open(
+        cls,
+        home: Path,
+        *,
+        via: str = "cli",
+        principal: str = ROOT,
+        now: Callable[[], float] = time.time,
+    ) -> Self:
         """Return the keystore of ``home``; reads nothing yet.
 
-        ``via`` is what audit records say of this process, ``now`` the clock of what becomes due.
+        ``via`` is what this process is (standing.py), ``principal`` on whose behalf it uses keys, ``now`` the
+        clock of what becomes due.
         """
-        return cls(home, via=via, now=now)
+        return cls(home, via=via, principal=principal, now=now)
 
     def __enter__(self) -> Self:
         return self

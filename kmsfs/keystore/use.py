@@ -18,6 +18,7 @@ from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId
 from kmsfs.keystore.audits import shared_pairs
+from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import DecryptResult, EncryptResult, GeneratedDataKey, KeyMetadata, ReEncryptResult
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
@@ -97,10 +98,15 @@ class KeyUse(Regions):
         )
 
     # --- for the file system --------------------------------------------------------------------
-    def check_usable(self, key_arn: str) -> None:
-        """Raise if the key cannot decrypt now. No HSM call once the region's metadata is read."""
+    def check_usable(self, key_arn: str, action: str = "Decrypt", pairs: Mapping[str, str] = NOTHING) -> None:
+        """Raise if this process cannot, or may not, use the key now for ``action``.
+
+        No HSM call once the region's metadata is read. ``pairs`` are those of the encryption context that policies
+        may ask about.
+        """
         service, key_id = self._locate(key_arn, None)
         key = service.key(key_id)
+        self.standing.require(service, action, pairs, key_id)
         next_state(key.state, Operation.DECRYPT, key.arn)
         service.hsm.check_present()
         self.audits.check(service)
@@ -163,7 +169,7 @@ class KeyUse(Regions):
         """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
         entry = self._perhaps_new(partial(service.entry, parsed.head.material_id))
         if use is not None:
-            use.key_arn = entry.key.arn
+            use.found(entry.key)
         if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
             raise IncorrectKeyError(
                 f"ciphertext blob is not under the key {ref}", hint=f"it is under {entry.key.arn}"

@@ -74,11 +74,12 @@ class FileKeys:
 
     def check_slots(self, header: FileHeader, uid: int) -> None:
         """Raise unless some slot of an open file may be used now. Microseconds, no HSM call."""
+        context = aad.file_context(self._tree_id, header.file_id)
         problem: KmsfsError | None = None
         for blob in header.slots:
             key_arn = parse_blob_head(blob).key_arn
             try:
-                self._keystore.check_usable(key_arn)
+                self._keystore.check_usable(key_arn, pairs=context)
             except KmsfsError as error:
                 problem = problem or error
             else:
@@ -115,7 +116,7 @@ class FileKeys:
             try:
                 key_arn = parse_blob_head(blob).key_arn
                 tried.append(key_arn)
-                self._keystore.check_usable(key_arn)
+                self._keystore.check_usable(key_arn, pairs=context)
                 if wait or self._keystore.is_fast(key_arn):
                     return self._cache.unwrap(blob, context, key_arn)
             except (FormatError, InvalidCiphertextError) as error:
@@ -187,7 +188,8 @@ class FileKeys:
                 told = ""
             for key_arn, pool in self._pools.items():
                 try:
-                    self._keystore.check_usable(key_arn)
+                    for action in ("Decrypt", "GenerateDataKey"):
+                        self._keystore.check_usable(key_arn, action, aad.files_context(self._tree_id))
                 except KmsfsError:
                     pool.drain()
                     self._cache.purge(key_arn)

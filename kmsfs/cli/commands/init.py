@@ -31,7 +31,7 @@ def command(tree: Path, key: str | None, region: str | None) -> None:
     path = tree.absolute()
     if path.exists() and not path.is_dir():
         raise TreeExistsError(f"{path} is not a directory", hint="name a new or empty directory")
-    with open_keystore() as keystore:
+    with open_keystore(via="init") as keystore:
         chosen = key if key is not None else keystore.managed_key(region).arn
         block = create_tree(keystore, path, chosen, region)
         keystore.note_tree(block.tree_id, path, [slot.key_arn for slot in block.slots])

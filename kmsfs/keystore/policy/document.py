@@ -113,6 +113,19 @@ class Policy:
     statements: tuple[Statement, ...]
 
     @property
+    def condition_keys(self) -> frozenset[str]:
+        """Every context key, in lower case, that a decision under this policy may depend on."""
+        found: set[str] = set()
+        for statement in self.statements:
+            templates = [*statement.resources.templates]
+            for condition in statement.conditions:
+                found.add(condition.key)
+                if isinstance(condition, Condition):
+                    templates += condition.templates
+            found = found.union(*(variable_keys(template) for template in templates))
+        return frozenset(found)
+
+    @property
     def named_principals(self) -> frozenset[str]:
         """Every principal that a statement names: AWS refuses a key policy with one that does not exist."""
         return frozenset().union(

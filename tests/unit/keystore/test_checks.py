@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import Finding
 from kmsfs.keystore.ports import KeyKind
+from kmsfs.keystore.rows import identity_policy_values, key_policy_values
 from kmsfs.keystore.service import Keystore
 
 US, EU = "us-east-1", "eu-west-1"
-STEPS = ["module", "pin", "token", "metadata", "keys", "orphans"]
+STEPS = ["module", "pin", "token", "metadata", "keys", "orphans", "policies"]
 
 
 def failed(keystore: Keystore) -> list[Finding]:
@@ -28,7 +30,7 @@ def test_a_sound_keystore(keystore: Keystore) -> None:
     findings = keystore.check()
     assert all(finding.ok for finding in findings)
     assert [finding.name for finding in findings] == [
-        "home", *(f"{region}: {step}" for region in (EU, US) for step in STEPS)
+        "home", *(f"{region}: {step}" for region in (EU, US) for step in STEPS), "principals"
     ]  # fmt: skip
 
 
@@ -96,3 +98,29 @@ def test_objects_that_no_row_knows(keystore: Keystore) -> None:
     assert only(failed(keystore), f"{US}: orphans").detail == (
         "1 objects in the token belong to no key: kmsfs:an-orphan"
     )
+
+
+UNREADABLE = '{"Version": "2012-10-17", "Statement": {"Effect": "Maybe"}}'
+
+
+@pytest.mark.parametrize("of_user", [False, True], ids=["key", "user"])
+def test_a_policy_that_a_stricter_version_does_not_read(keystore: Keystore, of_user: bool) -> None:
+    key = keystore.resolve("alias/main", region=US)
+    keystore.principals.create("alice")
+    row = (
+        ("identity_policies", identity_policy_values(key.region, "alice", "default", UNREADABLE))
+        if of_user
+        else ("key_policies", key_policy_values(key.region, key.key_id, UNREADABLE))
+    )
+    keystore._service(US).ledger.commit(lambda _: Changes(puts=[row]))
+    found = failed(keystore)
+    assert "cannot be read" in found[0].detail
+    assert [finding.name for finding in found] == [f"{US}: policies", *(["principals"] if of_user else [])]
+
+
+def test_a_change_of_users_that_was_interrupted(keystore: Keystore) -> None:
+    keystore.principals.create("alice")
+    keystore._service(US).ledger.commit(lambda _: Changes(deletes=[("users", "alice")]))
+    assert "different users" in only(failed(keystore), "principals").detail
+    keystore.principals.create("alice")
+    assert not failed(keystore)

@@ -325,7 +325,12 @@ def test_a_description_is_changed(timed: Keystore) -> None:
 
 
 # --- the three kinds ----------------------------------------------------------------------------
-def test_the_managed_key_is_made_once_and_rotates_by_force(timed: Keystore, clock: Clock) -> None:
+def test_the_managed_key_is_made_once_and_rotates_by_force(ks_home: Path, clock: Clock) -> None:
+    with Keystore.open(ks_home, via="mount", now=clock) as mount:
+        _see_the_managed_key(mount, clock)
+
+
+def _see_the_managed_key(timed: Keystore, clock: Clock) -> None:
     key = timed.managed_key(US)
     assert timed.managed_key(US) == key == timed.resolve("alias/aws/kmsfs", region=US)
     assert (key.manager, key.to_aws()["KeyManager"]) == (KeyManager.AWS, "AWS")
@@ -352,6 +357,7 @@ def test_a_managed_key_is_seen_and_not_changed(timed: Keystore) -> None:
         lambda: timed.update_key_description(key.arn, "mine"),
         lambda: timed.create_alias("alias/mine", key.arn),
         lambda: timed.update_alias(MAIN, key.arn),
+        lambda: timed.encrypt(key.arn, b"only the file system does", {}),
     ):
         with pytest.raises(AccessDeniedError):
             change()

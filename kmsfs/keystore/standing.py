@@ -1,0 +1,57 @@
+"""On whose behalf a process uses keys when no request says so: the account's root, or the principal that mounts.
+
+The root is asked for permission like everybody: a key whose policy trusts no one is used by no one, at the command
+line neither. What only shows keys is not asked for; nor is what the owner of the token does as such.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from kmsfs.ids import KeyId
+from kmsfs.keystore.access import via_service
+from kmsfs.keystore.authorize import Caller, time_context
+from kmsfs.keystore.policy.grants import Pairs
+from kmsfs.keystore.policy.patterns import Context
+from kmsfs.keystore.region import RegionService
+
+SERVER: Final = "server"  # it decides about each request by itself
+_DIRECT: Final = frozenset({"cli", SERVER})
+_OWN: Final = "kmsfs:"  # names of what AWS does not have
+#: Decided elsewhere: the grant says who may retire it.
+_ELSEWHERE: Final = frozenset({"RetireGrant"})
+
+
+class Standing:
+    """The permissions of one process. ``via`` is what it is: all but the command line is the file system."""
+
+    def __init__(self, name: str, via: str, now: Callable[[], float]) -> None:
+        self.name = name
+        self.asks = via != SERVER
+        self._through_files = via not in _DIRECT
+        self._now = now
+
+    def caller(self, region: str) -> Caller:
+        """Return who asks in that region."""
+        return Caller(self.name, self._circumstances(region))
+
+    def require(self, service: RegionService, action: str, pairs: Pairs, key_id: KeyId) -> None:
+        """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is still there."""
+        if not self.asks:
+            return
+        key = service.snapshot.keys.get(key_id)
+        if key is None or action in _ELSEWHERE or action.startswith(_OWN):
+            return
+        region = service.config.region
+        service.authorizer.require_standing(
+            self.name,
+            f"kms:{action}",
+            key,
+            circumstances=lambda: self._circumstances(region),
+            pairs=pairs,
+        )
+
+    def _circumstances(self, region: str) -> Context:
+        found = {**time_context(self._now()), "aws:requestedregion": (region,)}
+        if self._through_files:
+            found["kms:viaservice"] = (via_service(region),)
+        return found

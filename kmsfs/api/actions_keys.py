@@ -26,9 +26,12 @@ def create_key(call: ActionCall) -> Output:
     for name, value in _FIXED.items():
         if call.parameters.get(name, value) != value:
             raise Refusal("UnsupportedOperationException", f"This value of {name} is not supported.")
-    if "Policy" in call.parameters:
-        raise Refusal("UnsupportedOperationException", "Policy is not supported.")
-    key = call.keystore.create_key(call.region, description=call.text("Description"), key_tags=call.tags())
+    policy = call.text("Policy") if "Policy" in call.parameters else None
+    if policy is not None and not call.parameters.get("BypassPolicyLockoutSafetyCheck"):
+        call.keystore.check_new_policy(call.region, call.caller, policy)
+    key = call.keystore.create_key(
+        call.region, description=call.text("Description"), key_tags=call.tags(), policy=policy
+    )
     return {"KeyMetadata": key.to_aws()}
 
 
@@ -116,8 +119,6 @@ def list_aliases(call: ActionCall) -> Output:
 
 
 def _target(call: ActionCall) -> str:
-    if "alias/" in call.text("TargetKeyId"):
-        raise Refusal("ValidationException", "Aliases must refer to keys. Not aliases")
-    key = call.key("TargetKeyId")
+    key = call.target()
     next_state(key.state, Operation.POINT_ALIAS, key.arn)  # here, while the key is what an error speaks of
     return key.arn

@@ -4,15 +4,17 @@ The region is that of the signature, always. What a blob or an ARN says of regio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from kmsfs.api.refusal import Refusal
 from kmsfs.errors import InvalidRequestError
 from kmsfs.ids import KeyId, Region
-from kmsfs.keystore.arn import alias_arn, key_arn, parse_reference
-from kmsfs.keystore.home import load_region
-from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.arn import alias_arn, key_arn
+from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
+from kmsfs.keystore.model import GrantEntry, KeyMetadata
+from kmsfs.keystore.policy.patterns import Context
+from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.transitions import Operation, next_state
 
@@ -26,7 +28,11 @@ class ActionCall:
     keystore: Keystore
     region: str
     parameters: Mapping[str, object]
+    caller: Caller = field(repr=False)
     resource: str = ""
+    _keys: dict[str, KeyMetadata] = field(
+        default_factory=dict, repr=False
+    )  # found, by the member that names them
 
     def text(self, name: str, default: str = "") -> str:
         """Return a string member."""
@@ -51,9 +57,54 @@ class ActionCall:
 
     def key(self, name: str = "KeyId", *, aliases: bool = True) -> KeyMetadata:
         """Return the CMK that a member names, in AWS's words if there is none."""
+        key = self._keys.get(name)
+        if key is None:
+            key = self._keys[name] = self._find(name, aliases=aliases)
+        self.resource = key.arn
+        return key
+
+    def target(self) -> KeyMetadata:
+        """Return the CMK that an alias is to point at."""
+        if "alias/" in self.text("TargetKeyId"):
+            raise Refusal("ValidationException", "Aliases must refer to keys. Not aliases")
+        return self.key("TargetKeyId")
+
+    def request_alias(self, name: str = "KeyId") -> str | None:
+        """Return the alias by which a member names its key, if it does."""
+        try:
+            return find_reference(self.text(name)).alias
+        except InvalidRequestError:
+            return None
+
+    def grant(self) -> GrantEntry:
+        """Return the grant that the request names by its key and id, or by a token."""
+        if "GrantToken" in self.parameters:
+            return self.keystore.grant_of_token(self.region, self.text("GrantToken"))
+        return self.keystore.grant(self.key(aliases=False).arn, self.text("GrantId"), region=self.region)
+
+    def check_grant_tokens(self) -> None:
+        """Refuse tokens of grants that are not there. Grants count at once here, so that a token adds nothing."""
+        for token in cast("list[str]", self.parameters.get("GrantTokens", ())):
+            self.keystore.grant_of_token(self.region, token)
+
+    def require(
+        self,
+        action: str,
+        key: KeyMetadata | None = None,
+        *,
+        resource: str = "*",
+        context: Context = NO_CONTEXT,
+        pairs: Mapping[str, str] = NOTHING,
+    ) -> None:
+        """Raise AccessDeniedError unless the caller may do ``action``; see ``Authorizer``."""
+        self.keystore.authorize(
+            self.region, self.caller, action, key, resource=resource, context=context, pairs=pairs
+        )
+
+    def _find(self, name: str, *, aliases: bool) -> KeyMetadata:
         ref = self.text(name)
         try:
-            named = parse_reference(ref)
+            named = find_reference(ref)
         except InvalidRequestError:
             raise Refusal("NotFoundException", f"Invalid keyId '{ref[:256]}'") from None
         if named.alias is not None and not aliases:
@@ -61,22 +112,25 @@ class ActionCall:
         if named.region is not None and named.region != self.region:
             raise Refusal("NotFoundException", f"Invalid arn {self.region}")
         self.resource = self._arn(named.alias, named.key_id)
-        key = self.keystore.resolve(ref, region=self.region)
-        self.resource = key.arn
-        return key
+        return self.keystore.resolve(ref, region=self.region)
 
     def alias(self) -> str:
         """Return the alias that the request names; those of AWS's own are not a customer's."""
         name = self.text("AliasName")
         if name.startswith("alias/aws/"):
             raise Refusal("NotAuthorizedException", "")
-        self.resource = self._arn(name, None)
+        self.resource = self.alias_arn(name)
         return name
 
-    def finish_dry_run(self, key: KeyMetadata, operation: Operation) -> None:
+    def alias_arn(self, name: str) -> str:
+        """Return the ARN of an alias of this region."""
+        return self._arn(name, None)
+
+    def finish_dry_run(self, key: KeyMetadata, operation: Operation | None) -> None:
         """End a dry run: the key could have been used, and was not."""
         if self.parameters.get("DryRun"):
-            next_state(key.state, operation, key.arn)
+            if operation is not None:
+                next_state(key.state, operation, key.arn)
             raise Refusal(
                 "DryRunOperationException",
                 "The request would have succeeded, but the DryRun option is set.",
@@ -92,6 +146,6 @@ class ActionCall:
             )
 
     def _arn(self, alias: str | None, key_id: KeyId | None) -> str:
-        account = load_region(self.keystore.home, self.region).account
+        account = self.keystore.account(self.region)
         region = Region(self.region)
         return alias_arn(region, account, alias) if alias else key_arn(region, account, key_id or KeyId(""))

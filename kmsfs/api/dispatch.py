@@ -1,21 +1,31 @@
-"""Which function answers which action, and where its errors become AWS's.
+"""Which function answers which action, on whose behalf, and where its errors become AWS's.
 
 A table: what ``ACTIONS`` knows and this table does not is refused as unsupported.
 """
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from kmsfs.api import actions_crypto as crypto
+from kmsfs.api import actions_grants as grants
 from kmsfs.api import actions_keys as keys
+from kmsfs.api import actions_policies as policies
 from kmsfs.api import actions_rotation as rotation
 from kmsfs.api import actions_tags as tags
+from kmsfs.api.asking import Asker, caller_of
 from kmsfs.api.calls import ActionCall, Output
+from kmsfs.api.permissions import PERMISSIONS
 from kmsfs.api.refusal import Refusal
 from kmsfs.api.status import refusal_of
 from kmsfs.api.wire import Call
 from kmsfs.errors import KmsfsError
+from kmsfs.keystore.audit import Actor
+from kmsfs.keystore.audit_log import acting_for
 from kmsfs.keystore.service import Keystore
+
+_UID: Final = os.getuid()
 
 HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "CreateKey": keys.create_key,
@@ -44,6 +54,14 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "TagResource": tags.tag_resource,
     "UntagResource": tags.untag_resource,
     "ListResourceTags": tags.list_resource_tags,
+    "PutKeyPolicy": policies.put_key_policy,
+    "GetKeyPolicy": policies.get_key_policy,
+    "ListKeyPolicies": policies.list_key_policies,
+    "CreateGrant": grants.create_grant,
+    "ListGrants": grants.list_grants,
+    "ListRetirableGrants": grants.list_retirable_grants,
+    "RetireGrant": grants.retire_grant,
+    "RevokeGrant": grants.revoke_grant,
 }
 
 # They change nothing, and cost a token microseconds.
@@ -60,13 +78,17 @@ USES: Final = frozenset(
 )
 
 
-def carry_out(keystore: Keystore, region: str, call: Call) -> Output:
-    """Carry out one request of ``region`` and return its output; raise Refusal."""
+def carry_out(keystore: Keystore, asker: Asker, call: Call) -> Output:
+    """Authorise one request, carry it out and return its output; raise Refusal."""
     handler = HANDLERS.get(call.action)
     if handler is None:
         raise Refusal("UnsupportedOperationException", f"{call.action} is not supported.")
-    work = ActionCall(keystore, region, call.parameters)
+    caller = caller_of(keystore, asker, time.time())
+    work = ActionCall(keystore, asker.region, call.parameters, caller)
+    actor = Actor(keystore.principal(asker.region, caller.name).arn, _UID, "server", asker.request_id)
     try:
-        return handler(work)
+        with acting_for(actor):
+            PERMISSIONS[call.action](work)
+            return handler(work)
     except KmsfsError as error:
         raise refusal_of(error, work.resource) from error

@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from kmsfs.api.asking import Asker, Peer
 from kmsfs.api.connection import Answer, Connection, Request
 from kmsfs.api.dispatch import USES, carry_out
 from kmsfs.api.limits import Limits, Throttle
@@ -71,8 +72,8 @@ class Server:
             background.cancel_scope.cancel()
 
     async def _handle(self, stream: trio.abc.Stream) -> None:
-        address = _address(stream)
-        respond = partial(self._respond, address)
+        peer = Peer(_address(stream), isinstance(stream, trio.SSLStream))
+        respond = partial(self._respond, peer)
         connection = Connection(stream, self._limits, respond, lambda refusal: _refused(refusal, _new_id()))
         try:
             async with self._places:
@@ -90,10 +91,10 @@ class Server:
         finally:
             self._connections.discard(connection)
 
-    async def _respond(self, address: str, request: Request) -> Answer:
+    async def _respond(self, peer: Peer, request: Request) -> Answer:
         request_id = _new_id()
         try:
-            output = await self._carry_out(address, request)
+            output = await self._carry_out(peer, request, request_id)
         except Refusal as refusal:
             if refusal.status >= 500:
                 _log.error("request %s: %s", request_id, refusal.__cause__)
@@ -108,17 +109,19 @@ class Server:
             return _refused(internal, request_id)
         return _answer(200, output, request_id)
 
-    async def _carry_out(self, address: str, request: Request) -> bytes:
+    async def _carry_out(self, peer: Peer, request: Request, request_id: str) -> bytes:
         if request.method != "POST" or request.target != "/":
             raise Refusal("UnknownOperationException", "", status=404)
-        verified = self._verify(address, request)
+        verified = self._verify(peer.address, request)
         if not self._requests.take(verified.access_key_id):
             raise Refusal("ThrottlingException", "Rate exceeded")
         named = dict(request.headers)
         target = named.get(b"x-amz-target", b"").decode("latin-1")
         content_type = named.get(b"content-type", b"").decode("latin-1")
         call = parse_request(target, content_type, request.body)
-        work = partial(carry_out, self._keystore, verified.region, call)
+        user_agent = named.get(b"user-agent", b"").decode("latin-1")
+        asker = Asker(verified.access_key_id, verified.region, request_id, peer, user_agent)
+        work = partial(carry_out, self._keystore, asker, call)
         if call.action in USES and verified.region in self._fast:
             return render_answer(work())
         return render_answer(await trio.to_thread.run_sync(work, limiter=self._workers))

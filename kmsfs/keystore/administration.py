@@ -27,13 +27,14 @@ class Administration(Regions):
         description: str = "",
         alias: str | None = None,
         key_tags: Sequence[tuple[str, str]] = (),
+        policy: str | None = None,
     ) -> KeyMetadata:
-        """Generate a CMK in the region's token, with an alias and tags if any are named."""
+        """Generate a CMK in the region's token, with an alias, tags and a policy of its own if any are given."""
         check_description(description)
         service = self._service(region)
         with self.audits.change(service, "CreateKey", None) as change:
             wanted = tags.checked_tags(key_tags)
-            key = service.lifecycle.create(description, alias, tags=wanted)
+            key = service.lifecycle.create(description, alias, tags=wanted, policy=policy)
             change.key_arn = key.arn
             change.details = {"alias": alias} if alias else {}
             if wanted:

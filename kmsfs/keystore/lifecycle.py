@@ -17,6 +17,7 @@ from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import InvalidRequestError, LimitExceededError
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
 from kmsfs.ids import KeyId, MaterialId
+from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.aliases import changeable, new_alias, require_free
 from kmsfs.keystore.arn import check_alias, key_arn
 from kmsfs.keystore.ledger import Changes, Ledger
@@ -26,6 +27,7 @@ from kmsfs.keystore.rows import (
     CONDEMNED,
     DELETED,
     alias_values,
+    key_policy_values,
     key_values,
     material_values,
     tag_id,
@@ -73,8 +75,9 @@ class Lifecycle:
         manager: KeyManager = KeyManager.CUSTOMER,
         *,
         tags: Mapping[str, str] = NO_TAGS,
+        policy: str | None = None,
     ) -> KeyMetadata:
-        """Generate a CMK in the token and record it, with its first alias and its tags if any are given."""
+        """Generate a CMK in the token and record it, with its first alias, tags and policy if any are given."""
         if alias is not None:
             if manager is KeyManager.CUSTOMER:
                 check_alias(alias)
@@ -91,6 +94,9 @@ class Lifecycle:
             if alias is not None:
                 require_free(snapshot, alias)
                 puts.append(("aliases", alias_values(new_alias(config, alias, key_id, material.created_at))))
+            if policy is not None:
+                check_key_policy(snapshot, policy)
+                puts.append(("key_policies", key_policy_values(config.region, key_id, policy)))
             return Changes(puts=puts)
 
         return self._commit_material(material, decide).key(key_id)

@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from typing import Final
 
+from kmsfs.errors import AccessDeniedError
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.access import NewGrant, find_grant, grant_of_token, key_policy, new_grant_token
-from kmsfs.keystore.authorize import NOTHING, Authorizer, Caller
+from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
-from kmsfs.keystore.policy.grants import Pairs
+from kmsfs.keystore.policy.grants import Constraints, Pairs
+from kmsfs.keystore.policy.patterns import Context
+from kmsfs.keystore.policy.principals import Principal
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions
 
@@ -19,9 +22,64 @@ RECOVER: Final = (
 class Permissions(Regions):
     """Key policies and grants. Who asks is this process, unless a ``caller`` is given."""
 
-    def authorizer(self, region: str) -> Authorizer:
-        """Return who decides about requests in a region."""
-        return self._fresh_service(region).authorizer
+    def account(self, region: str) -> str:
+        """Return the account that a region's keys belong to."""
+        return self._fresh_service(region).config.account
+
+    def principal(self, region: str, name: str) -> Principal:
+        """Return the principal that requests of a region name so."""
+        return self._fresh_service(region).authorizer.principal(name)
+
+    def holder(self, region: str, access_key_id: str) -> str | None:
+        """Return the name of the principal whose access key that is, as the region has it."""
+        entry = self._fresh_service(region).snapshot.credentials.get(access_key_id)
+        return None if entry is None else entry.principal
+
+    def authorize(
+        self,
+        region: str,
+        caller: Caller,
+        action: str,
+        key: KeyMetadata | None = None,
+        *,
+        resource: str = "*",
+        context: Context = NO_CONTEXT,
+        pairs: Pairs = NOTHING,
+    ) -> None:
+        """Decide about a request; see ``Authorizer``. A refusal is recorded."""
+        service = self._fresh_service(region)
+        try:
+            service.authorizer.require(
+                caller, f"kms:{action}", key, resource=resource, context=context, pairs=pairs
+            )
+        except AccessDeniedError:
+            with self.audits.use(service, action, None if key is None else key.key_id, pairs):
+                raise
+
+    def authorize_grant(
+        self, region: str, caller: Caller, key: KeyMetadata, wanted: NewGrant, context: Context
+    ) -> None:
+        """Decide about a request to create a grant. A refusal is recorded."""
+        service, pairs = self._fresh_service(region), _pairs(wanted.constraints)
+        try:
+            grant = wanted.grant("")
+            service.authorizer.require_grant(caller, key, grant, context=context, pairs=pairs)
+        except AccessDeniedError:
+            with self.audits.use(service, "CreateGrant", key.key_id, pairs):
+                raise
+
+    def authorize_retirement(self, caller: Caller, entry: GrantEntry) -> None:
+        """Decide about a request to retire a grant. A refusal is recorded."""
+        service, key = self._key(entry.key_arn, None)
+        try:
+            service.authorizer.require_retirement(caller, entry, key)
+        except AccessDeniedError:
+            with self.audits.use(service, "RetireGrant", key.key_id, {}):
+                raise
+
+    def check_new_policy(self, region: str, caller: Caller, document: str) -> None:
+        """Raise MalformedPolicyError if the caller could not change this policy of a new key again."""
+        self._fresh_service(region).authorizer.check_lockout(caller, document, None)
 
     def require_permission(self, key_arn: KeyArn, action: str, pairs: Pairs = NOTHING) -> None:
         """Raise AccessDeniedError unless this process may do ``action`` with a key, whatever state it is in."""
@@ -103,6 +161,11 @@ class Permissions(Regions):
     def _key(self, ref: str, region: str | None) -> tuple[RegionService, KeyMetadata]:
         service, key_id = self._locate(ref, region)
         return service, service.key(key_id)
+
+
+def _pairs(constraints: Constraints) -> Pairs:
+    """Return the encryption context that policies may ask about when a grant is made."""
+    return constraints.equals or constraints.subset or NOTHING
 
 
 def _sorted(entries: Iterable[GrantEntry]) -> list[GrantEntry]:

@@ -26,6 +26,25 @@ def doomed(us: Any, key: Any) -> str:
     return us.schedule_key_deletion(KeyId=key["KeyId"])["KeyId"]
 
 
+def policy_of(us: Any, key: Any) -> str:
+    return us.get_key_policy(KeyId=key["KeyId"], PolicyName="default")["Policy"]
+
+
+def root_of(key: Any) -> str:
+    return f"arn:aws:iam::{key['AWSAccountId']}:root"
+
+
+def granted(us: Any, key: Any) -> Any:
+    return us.create_grant(
+        KeyId=key["KeyId"],
+        GranteePrincipal=root_of(key),
+        RetiringPrincipal=root_of(key),
+        Operations=["Decrypt"],
+        Constraints={"EncryptionContextSubset": {"a": "b"}},
+        Name="a-name",
+    )
+
+
 TAGS = [{"TagKey": "team", "TagValue": "blue"}]
 
 #: One good call of each action; the client checks the answer (``testkit.aws_shapes.check_answer``).
@@ -63,6 +82,17 @@ CALLS: dict[str, Call] = {
     ),
     "TagResource": lambda us, key: us.tag_resource(KeyId=key["KeyId"], Tags=TAGS),
     "UntagResource": lambda us, key: us.untag_resource(KeyId=key["KeyId"], TagKeys=["team"]),
+    "PutKeyPolicy": lambda us, key: us.put_key_policy(KeyId=key["KeyId"], Policy=policy_of(us, key)),
+    "GetKeyPolicy": policy_of,
+    "ListKeyPolicies": lambda us, key: us.list_key_policies(KeyId=key["KeyId"], Limit=1),
+    "CreateGrant": granted,
+    "ListGrants": lambda us, key: (granted(us, key), us.list_grants(KeyId=key["KeyId"])),
+    "ListRetirableGrants": lambda us, key: (
+        granted(us, key),
+        us.list_retirable_grants(RetiringPrincipal=root_of(key), Limit=1),
+    ),
+    "RetireGrant": lambda us, key: us.retire_grant(GrantToken=granted(us, key)["GrantToken"]),
+    "RevokeGrant": lambda us, key: us.revoke_grant(KeyId=key["KeyId"], GrantId=granted(us, key)["GrantId"]),
     "ListResourceTags": lambda us, key: (
         us.tag_resource(KeyId=key["KeyId"], Tags=TAGS),
         us.list_resource_tags(KeyId=key["KeyId"]),

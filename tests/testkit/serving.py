@@ -33,7 +33,13 @@ class Serving:
         return int(self.url.rpartition(":")[2])
 
     def client(
-        self, region: str, *, secret: str | None = None, verify: Any = None, validation: bool = True
+        self,
+        region: str,
+        *,
+        access_key_id: str | None = None,
+        secret: str | None = None,
+        verify: Any = None,
+        validation: bool = True,
     ) -> Any:
         """Return a boto3 client for one region, which sees to it that every answer is one of AWS's shape.
 
@@ -43,7 +49,7 @@ class Serving:
             "kms",
             region_name=region,
             endpoint_url=self.url,
-            aws_access_key_id=self.access_key_id,
+            aws_access_key_id=access_key_id or self.access_key_id,
             aws_secret_access_key=secret or self.secret,
             config=Config(retries={"max_attempts": 0}, parameter_validation=validation),
             verify=verify,
@@ -68,7 +74,7 @@ def refused(call: Callable[[], object]) -> tuple[str, str]:
 
 @contextmanager
 def serving(home: Home, *options: str) -> Iterator[Serving]:
-    """Run ``kmsfs serve`` on a home that has no access key yet."""
+    """Run ``kmsfs serve`` on a home whose root has no access key yet."""
     process = subprocess.Popen(
         [KMSFS, "serve", *(options or ("--bind", "127.0.0.1:0"))],
         env={**os.environ, "KMSFS_HOME": str(home.path)},

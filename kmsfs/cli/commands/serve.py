@@ -15,6 +15,7 @@ from kmsfs.cli.logfile import log_to_stderr
 from kmsfs.cli.options import HELP_NAMES
 from kmsfs.cli.terminal import print_fields, print_line
 from kmsfs.errors import RegionNotFoundError, UsageError
+from kmsfs.keystore.arn import ROOT
 
 if TYPE_CHECKING:
     from kmsfs.api.server import Listener
@@ -94,7 +95,7 @@ async def _serve(keystore: "Keystore", host: str, port: int, tls: ssl.SSLContext
     listeners: list[Listener] = [
         trio.SSLListener(listener, tls, https_compatible=True) if tls else listener for listener in sockets
     ]
-    if not keystore.credentials.list():
+    if all(entry.principal != ROOT for entry in keystore.credentials.list()):
         _print_first(keystore)
     server = Server(keystore)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

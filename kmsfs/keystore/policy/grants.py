@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from kmsfs.errors import InvalidRequestError
+from kmsfs.errors import InvalidArnError, InvalidRequestError
 from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, GRANT_OPERATIONS
 from kmsfs.keystore.policy.principals import Principal
 
@@ -90,7 +90,7 @@ class Grant:
 
 
 def check_grant(grant: Grant) -> None:
-    """Raise InvalidRequestError for a grant that CreateGrant must refuse."""
+    """Raise InvalidRequestError or InvalidArnError for a grant that CreateGrant must refuse."""
     if not grant.operations:
         raise InvalidRequestError("a grant names no operation")
     unknown = grant.operations - GRANT_OPERATIONS
@@ -108,4 +108,4 @@ def _check_principal(arn: str) -> None:
     try:
         Principal(arn)
     except ValueError as error:
-        raise InvalidRequestError(f"invalid principal {arn!r}") from error
+        raise InvalidArnError(f"ARN does not refer to a valid principal: {arn}") from error

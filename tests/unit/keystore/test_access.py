@@ -120,7 +120,7 @@ def test_grants_that_cannot_be_made(
         make(grantee=f"arn:aws:iam::{ACCOUNT}:user/nobody")
     with pytest.raises(InvalidArnError):
         make(retiring_principal=f"arn:aws:iam::{ACCOUNT}:user/nobody")
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(InvalidArnError):
         make(grantee="alice")
     with pytest.raises(InvalidRequestError):
         make(operations=frozenset())

@@ -1,7 +1,7 @@
 import pytest
 from testkit.policy_cases import ACCOUNT, ALICE, BOB, KEY_ARN, ROOT, STRANGER, allow, deny, policy, text
 
-from kmsfs.errors import InvalidRequestError, MalformedPolicyError
+from kmsfs.errors import InvalidArnError, InvalidRequestError, MalformedPolicyError
 from kmsfs.keystore.policy.context import KeyFacts, merge, principal_context
 from kmsfs.keystore.policy.document import PolicyKind, parse_policy
 from kmsfs.keystore.policy.evaluate import Request
@@ -67,13 +67,23 @@ def test_who_retires(made: Grant, caller: str, allowed: bool) -> None:
     [
         grant(),
         grant("DisableKey"),
-        grant("Decrypt", grantee="alice"),
         grant("Decrypt", constraints=Constraints(equals={"a": "1", "A": "1"})),
-        Grant("g", ALICE, frozenset({"Decrypt"}), retiring_principal="*"),
     ],
 )
 def test_bad_grant_is_refused(made: Grant) -> None:
     with pytest.raises(InvalidRequestError):
+        check_grant(made)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        grant("Decrypt", grantee="alice"),
+        Grant("g", ALICE, frozenset({"Decrypt"}), retiring_principal="*"),
+    ],
+)
+def test_grant_to_what_is_no_principal_is_refused(made: Grant) -> None:
+    with pytest.raises(InvalidArnError):
         check_grant(made)
 
 

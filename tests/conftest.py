@@ -12,12 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from testkit.home import Home, make_home
 from testkit.leftovers import mounts_below, processes_naming
 from testkit.mounting import mounted, mounter, tree
+from testkit.postgres import Postgres, running_postgres
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads the user's own keystore, PINs, debug switch or AWS configuration."""
-    for name in [name for name in os.environ if name.startswith(("KMSFS_", "AWS_"))]:
+    for name in [name for name in os.environ if name.startswith(("KMSFS_", "AWS_", "PG"))]:
         monkeypatch.delenv(name)
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("KMSFS_HOME", str(base / "no-home-was-set"))
@@ -47,6 +48,13 @@ def _prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def home(_prepared_home: Home, tmp_path: Path) -> Home:
     """A home of the test's own, with the region ``eu-west-1`` and the key ``alias/files``."""
     return _prepared_home.copy_to(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole run."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """KMSFS_HOME: where the region configurations lie, read and written whole.
 
+config.json            where the metadata are, if not here (stores.py)
 metadata.db            the metadata store
 regions/REGION.json    one region's token (0600)
 regions/REGION.pin     the PIN of an embedded token (0600)
@@ -21,6 +22,11 @@ from kmsfs.keystore.model import RegionConfig
 def metadata_path(home: Path) -> Path:
     """Return the path of the SQLite metadata database."""
     return home / "metadata.db"
+
+
+def config_path(home: Path) -> Path:
+    """Return the path of the home's settings."""
+    return home / "config.json"
 
 
 def regions_path(home: Path) -> Path:

@@ -132,7 +132,7 @@ class MetadataStore(Protocol):
     """
 
     def changed(self) -> bool:
-        """Return whether another connection wrote since the last call. Costs microseconds."""
+        """Return whether another connection wrote since the last call. Cheap: asked once a second."""
 
     def read(self, region: Region) -> list[Row]:
         """Return the region's rows of all tables, as of one moment."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from kmsfs.errors import AlreadyExistsError, InvalidRequestError, MetadataUnavailableError
+from kmsfs.errors import AlreadyExistsError, InvalidRequestError
 from kmsfs.format.blob import Suite
 from kmsfs.ids import Region
 from kmsfs.keystore import softhsm
@@ -20,19 +20,18 @@ from kmsfs.keystore.audit_key import make_audit_key
 from kmsfs.keystore.home import (
     load_region,
     make_private,
-    metadata_path,
     region_names,
     regions_path,
     save_region,
     write_new,
 )
-from kmsfs.keystore.metadata_db import SqliteMetadataStore
 from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.pin import read_pin, read_pin_file
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.pkcs11_module import Pkcs11Module, init_softhsm_token, module_at, token_serial
 from kmsfs.keystore.ports import KeyKind, MetadataStore
 from kmsfs.keystore.region import RegionService, integrity_key_id
+from kmsfs.keystore.stores import create_store
 
 DEFAULT_ACCOUNT = "000000000000"
 INTEGRITY_LABEL_PREFIX = "kmsfs:integrity:"
@@ -71,7 +70,7 @@ def add_region(
     with exclusive(home):
         if region in region_names(home):
             raise AlreadyExistsError(f"region {region} is configured already")
-        _create_store(home)
+        create_store(home)
         if module is None or token_label is None:
             config = _embedded_token(home, region)
         else:
@@ -140,17 +139,6 @@ def _new_token(home: Path, module: Pkcs11Module, label: str, pin_file: Path) -> 
     serial = token_serial(module, conf, label)
     assert serial is not None  # noqa: S101 - it was initialised a moment ago
     return serial
-
-
-def _create_store(home: Path) -> None:
-    path = metadata_path(home)
-    if path.exists():
-        return
-    if region_names(home):
-        raise MetadataUnavailableError(
-            f"metadata database {path} is missing", hint="restore it from a backup"
-        )
-    SqliteMetadataStore.create(path)
 
 
 @contextmanager

@@ -24,11 +24,11 @@ from kmsfs.ids import KeyId, Region
 from kmsfs.keystore import provision
 from kmsfs.keystore.arn import KeyReference, parse_reference
 from kmsfs.keystore.audits import Audits
-from kmsfs.keystore.home import load_region, metadata_path, region_names
-from kmsfs.keystore.metadata_db import SqliteMetadataStore
+from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.model import KeyMetadata, RegionConfig
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.standing import Standing
+from kmsfs.keystore.stores import open_store
 
 REFRESH_INTERVAL_S = 1.0
 SWEEP_RETRY_S = 60.0
@@ -44,7 +44,7 @@ class Regions:
 
     def __init__(self, home: Path, *, via: str, principal: str, now: Callable[[], float]) -> None:
         self.home = home.absolute()
-        self._store = SqliteMetadataStore(metadata_path(self.home))
+        self._store = open_store(self.home)
         self._now = now
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}

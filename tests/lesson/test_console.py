@@ -1,5 +1,6 @@
 """What the lesson shows in the console and says in passing, by API."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,37 @@ from kmsfs.keystore.service import Keystore
 
 US, EU = "us-east-1", "eu-west-1"
 MESSAGE = b"this is a secret message\n"
+MAY_USE = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": ["kms:Encrypt", "kms:Decrypt"], "Resource": "*"}],
+}
+NO_ONE = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "kms:*", "Resource": "*"}],
+}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def lesson_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("lesson") / "home")
     for region in (US, EU):
         home.ok("region", "add", region)
-    with serving(home) as running:
+    return home
+
+
+@pytest.fixture(scope="module")
+def users(lesson_home: Home) -> dict[str, Any]:
+    """The access keys of alice, whose identity policy lets her use keys, and of bob, who has none."""
+    with Keystore.open(lesson_home.path) as keystore:
+        for name in ("alice", "bob"):
+            keystore.principals.create(name)
+        keystore.principals.put_policy("alice", json.dumps(MAY_USE))
+        return {name: keystore.credentials.create(name) for name in ("alice", "bob")}
+
+
+@pytest.fixture(scope="module")
+def served(lesson_home: Home, users: dict[str, Any]) -> Iterator[Serving]:
+    with serving(lesson_home) as running:
         yield running
 
 
@@ -60,6 +84,51 @@ def test_an_alias_is_repointed_and_the_application_does_not_notice(us: Any, cmk:
     assert [answer["KeyId"] for answer in found] == [cmk["Arn"], successor["Arn"]]
 
 
+def test_the_key_trusts_the_account(us: Any, cmk: Any) -> None:
+    assert us.list_key_policies(KeyId=cmk["KeyId"])["PolicyNames"] == ["default"]
+    policy = json.loads(us.get_key_policy(KeyId=cmk["KeyId"], PolicyName="default")["Policy"])
+    (statement,) = policy["Statement"]
+    assert statement == {
+        "Sid": "Enable IAM User Permissions",
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{cmk['AWSAccountId']}:root"},
+        "Action": "kms:*",
+        "Resource": "*",
+    }
+
+
+def test_identity_policies_allow_individual_identities(
+    served: Serving, users: dict[str, Any], cmk: Any
+) -> None:
+    alice, bob = (
+        served.client(US, access_key_id=made.access_key_id, secret=made.secret) for made in users.values()
+    )
+    blob = alice.encrypt(KeyId=cmk["KeyId"], Plaintext=MESSAGE)["CiphertextBlob"]
+    assert alice.decrypt(CiphertextBlob=blob)["Plaintext"] == MESSAGE
+    for call in (
+        lambda: bob.decrypt(CiphertextBlob=blob),
+        lambda: bob.encrypt(KeyId=cmk["KeyId"], Plaintext=MESSAGE),
+        lambda: alice.put_key_policy(KeyId=cmk["KeyId"], Policy=json.dumps(NO_ONE)),
+    ):
+        assert refused(call)[0] == "AccessDeniedException"
+
+
+def test_without_the_default_policy_no_one_has_access(us: Any, cmk: Any) -> None:
+    key, policy = cmk["KeyId"], json.dumps(NO_ONE)
+    blob = us.encrypt(KeyId=key, Plaintext=MESSAGE)["CiphertextBlob"]
+    lockout = refused(lambda: us.put_key_policy(KeyId=key, Policy=policy))
+    assert lockout[0] == "MalformedPolicyDocumentException"
+    assert us.decrypt(CiphertextBlob=blob)["Plaintext"] == MESSAGE
+    us.put_key_policy(KeyId=key, Policy=policy, BypassPolicyLockoutSafetyCheck=True)
+    for call in (
+        lambda: us.decrypt(CiphertextBlob=blob),
+        lambda: us.describe_key(KeyId=key),
+        lambda: us.put_key_policy(KeyId=key, Policy=policy, BypassPolicyLockoutSafetyCheck=True),
+        lambda: us.schedule_key_deletion(KeyId=key),
+    ):
+        assert refused(call)[0] == "AccessDeniedException"
+
+
 def test_rotation_of_a_customer_managed_key_is_on_or_off(us: Any, cmk: Any) -> None:
     def status() -> Any:
         return us.get_key_rotation_status(KeyId=cmk["KeyId"])
@@ -82,6 +151,14 @@ def test_a_managed_key_is_seen(us: Any, managed: Any) -> None:
     assert us.list_key_rotations(KeyId=managed["KeyId"])["Rotations"] == []
 
 
+def test_a_managed_key_is_used_by_its_service_alone(us: Any, managed: Any) -> None:
+    for call in (
+        lambda: us.encrypt(KeyId="alias/aws/kmsfs", Plaintext=MESSAGE),
+        lambda: us.generate_data_key(KeyId=managed["Arn"], KeySpec="AES_256"),
+    ):
+        assert refused(call)[0] == "AccessDeniedException"
+
+
 MANAGING: dict[str, dict[str, Any]] = {
     "disable_key": {},
     "enable_key": {},
@@ -93,6 +170,7 @@ MANAGING: dict[str, dict[str, Any]] = {
     "update_key_description": {"Description": "mine"},
     "tag_resource": {"Tags": [{"TagKey": "owner", "TagValue": "me"}]},
     "untag_resource": {"TagKeys": ["owner"]},
+    "put_key_policy": {"Policy": json.dumps(NO_ONE), "BypassPolicyLockoutSafetyCheck": True},
 }
 
 
@@ -117,14 +195,14 @@ def test_aliases_of_managed_keys_are_reserved(us: Any, cmk: Any, managed: Any) -
 
 def test_owned_keys_are_hidden(served: Serving, us: Any) -> None:
     """The token has more keys than any listing shows."""
-    listed = us.list_keys(Limit=1000)["Keys"]
-    assert {us.describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyManager"] for key in listed} <= {
-        "CUSTOMER",
-        "AWS",
-    }
+    us.create_key()
+    listed = {f"kmsfs:{key['KeyId']}" for key in us.list_keys(Limit=1000)["Keys"]}
     with Keystore.open(served.home.path) as keystore:
-        labels = {key.label for key in keystore._service(US).hsm.list_keys()}
-    assert {f"kmsfs:{key['KeyId']}" for key in listed} < labels
+        held = {key.label for key in keystore._service(US).hsm.list_keys()}
+    assert listed < held
+    for label in held - listed:
+        name = label.removeprefix("kmsfs:")
+        assert refused(lambda name=name: us.describe_key(KeyId=name))[0] == "NotFoundException"
 
 
 def test_four_kilobytes_and_no_more(us: Any, cmk: Any) -> None:

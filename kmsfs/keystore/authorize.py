@@ -231,10 +231,15 @@ def refused(request: Request, decision: Decision) -> AccessDeniedError:
     )
 
 
-def time_context(now: float) -> dict[str, tuple[str, ...]]:
+def time_context(now: float) -> Context:
     """Return the condition keys of the time of a request."""
+    return _second(int(now))
+
+
+@lru_cache(maxsize=4)
+def _second(now: int) -> Context:
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"aws:currenttime": (moment,), "aws:epochtime": (str(int(now)),)}
+    return MappingProxyType({"aws:currenttime": (moment,), "aws:epochtime": (str(now),)})
 
 
 def parses(document: str, kind: PolicyKind) -> bool:

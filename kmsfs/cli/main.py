@@ -23,7 +23,9 @@ TABLE: Final = {
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
     "serve": (f"{_COMMANDS}.serve", "Serve the keys to AWS's own clients."),
+    "user": (f"{_COMMANDS}.user", "Make users and say what they may do."),
     "credential": (f"{_COMMANDS}.credential", "Make access keys for clients of the server."),
+    "grant": (f"{_COMMANDS}.grant", "Let principals use a key in some ways."),
     "audit": (f"{_COMMANDS}.audit", "Show and verify the record of every use of a key."),
     "doctor": (f"{_COMMANDS}.doctor", "Check the installation and name the remedies."),
 }

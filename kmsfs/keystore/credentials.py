@@ -20,6 +20,7 @@ from kmsfs.errors import IntegrityError, KmsfsError, PrincipalNotFoundError, Reg
 from kmsfs.format.context import encode_context
 from kmsfs.ids import Region
 from kmsfs.keystore.arn import ROOT
+from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import CredentialEntry, NewCredential
 from kmsfs.keystore.ports import KeyKind
@@ -45,9 +46,10 @@ def sealing_key_id(region: Region) -> bytes:
 class Credentials:
     """The access keys of one keystore. Thread-safe."""
 
-    def __init__(self, home: Path, services: Callable[[], Sequence[RegionService]]) -> None:
+    def __init__(self, home: Path, services: Callable[[], Sequence[RegionService]], audits: Audits) -> None:
         self._home = home
         self._services = services
+        self._audits = audits
         self._unsealed: dict[tuple[Region, str, str], bytes] = {}
 
     def create(self, principal: str = ROOT) -> NewCredential:
@@ -59,7 +61,9 @@ class Credentials:
         secret = base64.b64encode(random_bytes(SECRET_BYTES)).decode()
         now = time.time()
         for service in services:
-            self._put(service, access_key_id, principal, secret.encode(), now)
+            details = {"access_key_id": access_key_id, "user": principal}
+            with self._audits.change(service, "iam:CreateAccessKey", None, **details):
+                self._put(service, access_key_id, principal, secret.encode(), now)
         return NewCredential(access_key_id, secret)
 
     def list(self) -> list[CredentialEntry]:
@@ -77,7 +81,8 @@ class Credentials:
                 f"access key {access_key_id} does not exist", hint="kmsfs credential list shows them"
             )
         for service in holders:
-            service.ledger.commit(lambda _: Changes(deletes=[("credentials", access_key_id)]))
+            with self._audits.change(service, "iam:DeleteAccessKey", None, access_key_id=access_key_id):
+                service.ledger.commit(lambda _: Changes(deletes=[("credentials", access_key_id)]))
 
     def copy_to(self, service: RegionService) -> None:
         """Give a new region the access keys that the others have."""

@@ -15,6 +15,7 @@ from typing import Final
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import InvalidRequestError, LimitExceededError, PrincipalNotFoundError, RegionNotFoundError
 from kmsfs.keystore.arn import ROOT, user_arn
+from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import UserEntry
 from kmsfs.keystore.policy.document import PolicyKind, parse_policy
@@ -37,9 +38,11 @@ class Principals:
         self,
         services: Callable[[], Sequence[RegionService]],
         exclusive: Callable[[], AbstractContextManager[None]],
+        audits: Audits,
     ) -> None:
         self._services = services
         self._exclusive = exclusive
+        self._audits = audits
 
     def create(self, name: str) -> UserEntry:
         """Make a user in every region; one who is there is completed and returned."""
@@ -56,7 +59,8 @@ class Principals:
             for service in services:
                 if name not in service.snapshot.users:
                     row = user_values(service.config.region, user)
-                    service.ledger.commit(_always(Changes(puts=[("users", row)])))
+                    with self._audits.change(service, "iam:CreateUser", None, user=name):
+                        service.ledger.commit(_always(Changes(puts=[("users", row)])))
             return services[0].snapshot.users[name]
 
     def list(self) -> list[UserEntry]:
@@ -86,7 +90,7 @@ class Principals:
                 ]
             )
 
-        self._commit_everywhere(decide)
+        self._commit_everywhere("iam:DeleteUser", decide, user=name)
 
     # --- identity policies ----------------------------------------------------------------------
     def put_policy(self, name: str, document: str, *, policy: str = DEFAULT_POLICY) -> None:
@@ -102,7 +106,7 @@ class Principals:
             row = identity_policy_values(snapshot.region, name, policy, document)
             return Changes(puts=[("identity_policies", row)])
 
-        self._commit_everywhere(decide)
+        self._commit_everywhere("iam:PutUserPolicy", decide, user=name, policy=policy)
 
     def policies(self, name: str) -> Mapping[str, str]:
         """Return the documents of a user's policies by name."""
@@ -118,9 +122,8 @@ class Principals:
             raise PrincipalNotFoundError(
                 f"user {name} has no policy {policy}", hint="kmsfs user policy list shows them"
             )
-        self._commit_everywhere(
-            _always(Changes(deletes=[("identity_policies", identity_policy_id(name, policy))]))
-        )
+        decide = _always(Changes(deletes=[("identity_policies", identity_policy_id(name, policy))]))
+        self._commit_everywhere("iam:DeleteUserPolicy", decide, user=name, policy=policy)
 
     # --- regions --------------------------------------------------------------------------------
     def copy_to(self, service: RegionService) -> None:
@@ -146,10 +149,11 @@ class Principals:
             raise InvalidRequestError("the account's root is no user", hint="it has no identity policies")
         self.require(name)
 
-    def _commit_everywhere(self, decide: Callable[[Snapshot], Changes]) -> None:
+    def _commit_everywhere(self, action: str, decide: Callable[[Snapshot], Changes], **details: str) -> None:
         with self._exclusive():
             for service in self._services():
-                service.ledger.commit(decide)
+                with self._audits.change(service, action, None, **details):
+                    service.ledger.commit(decide)
 
 
 def check_user_name(name: str) -> str:

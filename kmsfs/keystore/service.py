@@ -34,8 +34,10 @@ class Keystore(Administration, Permissions, KeyUse):
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(home, via=via, principal=principal, now=now)
-        self.principals = Principals(lambda: self._services_of(None), partial(provision.exclusive, self.home))
-        self.credentials = Credentials(self.home, lambda: self._services_of(None))
+        services = partial(self._services_of, None)
+        exclusive = partial(provision.exclusive, self.home)
+        self.principals = Principals(services, exclusive, self.audits)
+        self.credentials = Credentials(self.home, services, self.audits)
 
     @classmethod
     def open(

@@ -116,7 +116,7 @@ def _kmsfs(home: Path) -> Iterator[tuple[str, dict[str, str], str]]:
 
     ask("region", "add", REGION)
     key_id = ask("key", "create", "--region", REGION, "--alias", "alias/bench")["KeyId"]
-    credential = ask("credential", "create")
+    credential = ask("credential", "create", "root")
     command = [kmsfs, "serve", "--bind", "127.0.0.1:0"]
     with _server(command, env, "serving on ") as url:
         yield url, _client_env(credential["AccessKeyId"], credential["SecretAccessKey"]), key_id

@@ -51,7 +51,7 @@ class Local:
 @asynccontextmanager
 async def running(home: Home) -> AsyncIterator[Local]:
     """Serve a home in this process."""
-    made = home.json("credential", "create")
+    made = home.json("credential", "create", "root")
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     with Keystore.open(home.path, via="server") as keystore:
         async with trio.open_nursery() as nursery:

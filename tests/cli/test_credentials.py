@@ -5,7 +5,7 @@ from testkit.home import Home, refused
 
 
 def test_create_list_delete(home: Home) -> None:
-    made = home.json("credential", "create")
+    made = home.json("credential", "create", "root")
     assert made["AccessKeyId"].startswith("AKIA")
     assert (len(made["AccessKeyId"]), len(made["SecretAccessKey"])) == (20, 40)
     (listed,) = home.json("credential", "list")["AccessKeyMetadata"]
@@ -17,7 +17,7 @@ def test_create_list_delete(home: Home) -> None:
 
 
 def test_the_metadata_do_not_yield_the_secret(home: Home) -> None:
-    secret = home.json("credential", "create")["SecretAccessKey"].encode()
+    secret = home.json("credential", "create", "root")["SecretAccessKey"].encode()
     for file in home.path.glob("metadata.db*"):
         stored = file.read_bytes()
         assert secret not in stored

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmsfs.cli.commands.key_policy import policy
 from kmsfs.cli.home import open_keystore
 from kmsfs.cli.key_output import print_key
 from kmsfs.cli.lazy import help_group
@@ -243,4 +244,4 @@ def tags(key: str, region: str | None, as_json: bool) -> None:
     print_table(["NAME", "VALUE"], found, empty="no tags")
 
 
-COMMANDS = (update, rotate, rotation, schedule_deletion, cancel_deletion, tag, untag, tags)
+COMMANDS = (update, rotate, rotation, schedule_deletion, cancel_deletion, tag, untag, tags, policy)

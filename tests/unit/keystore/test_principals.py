@@ -127,3 +127,19 @@ def test_without_a_region_there_are_no_users(tmp_path: Path) -> None:
 def test_an_access_key_that_is_not_there_cannot_be_deleted(keystore: Keystore) -> None:
     with pytest.raises(PrincipalNotFoundError, match="AKIANOTHING"):
         keystore.credentials.delete("AKIANOTHING")
+
+
+def test_what_is_done_with_users_is_recorded(keystore: Keystore) -> None:
+    keystore.principals.create("alice")
+    keystore.principals.put_policy("alice", MAY_DECRYPT)
+    made = keystore.credentials.create("alice")
+    keystore.credentials.delete(made.access_key_id)
+    keystore.principals.delete_policy("alice")
+    keystore.principals.delete("alice")
+    for region in (US, EU):
+        records = [record for record in keystore.audits.read(region) if record["action"].startswith("iam:")]
+        assert [record["action"].removeprefix("iam:") for record in records] == [
+            "CreateUser", "PutUserPolicy", "CreateAccessKey", "DeleteAccessKey", "DeleteUserPolicy", "DeleteUser"
+        ]  # fmt: skip
+        assert {record["result"] for record in records} == {"ok"}
+        assert made.secret not in str(records)

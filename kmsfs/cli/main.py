@@ -7,6 +7,7 @@ import click
 
 from kmsfs.cli.boundary import run
 from kmsfs.cli.lazy import LazyGroup
+from kmsfs.cli.terminal import print_warnings
 
 _COMMANDS: Final = "kmsfs.cli.commands"
 TABLE: Final = {
@@ -51,4 +52,5 @@ click.version_option(package_name="kmsfs", message="%(package)s %(version)s")(cl
 
 def main() -> None:
     """Run the command line and exit."""
+    print_warnings()
     sys.exit(run(cli, sys.argv[1:]))

@@ -5,6 +5,7 @@ path can drive the terminal.
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,19 @@ def print_fields(fields: Mapping[str, str]) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
         print_line(f"{name.ljust(width)}  {value}".rstrip())
+
+
+def print_warnings() -> None:
+    """From now on print what is logged and has no log as errors are printed: a line each on stderr."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Line())
+    logging.lastResort = handler
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"kmsfs: {record.levelname.lower()}: {one_line(record.getMessage())}"
 
 
 def local_time(epoch_s: float) -> str:

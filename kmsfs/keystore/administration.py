@@ -1,20 +1,22 @@
 """What people do with keys and aliases, apart from using them: the part of ``Keystore`` for it."""
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kmsfs.errors import InvalidRequestError, KeyInUseError
+from kmsfs.errors import InvalidRequestError, KeyInUseError, MetadataUnavailableError
 from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
-from kmsfs.keystore.aliases import changeable
 from kmsfs.keystore.arn import check_alias
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
-from kmsfs.keystore.transitions import Operation, next_state
+from kmsfs.keystore.transitions import Operation
 
 MAX_DESCRIPTION_LENGTH = 8192
+
+_log = logging.getLogger(__name__)
 
 
 class Administration(Regions):
@@ -31,7 +33,7 @@ class Administration(Regions):
     ) -> KeyMetadata:
         """Generate a CMK in the region's token, with an alias, tags and a policy of its own if any are given."""
         check_description(description)
-        service = self._service(region)
+        service = self._fresh_service(region)
         with self.audits.change(service, "CreateKey", None) as change:
             wanted = tags.checked_tags(key_tags)
             key = service.lifecycle.create(description, alias, tags=wanted, policy=policy)
@@ -48,10 +50,9 @@ class Administration(Regions):
 
     def list_keys(self, region: str | None = None) -> list[KeyMetadata]:
         """Return the CMKs of one region or of all, oldest first within each."""
-        self.refresh()
         keys = [
             [key for key in service.snapshot.keys.values() if key.manager is not KeyManager.OWNED]
-            for service in self._services_of(region)
+            for service in self._fresh_services(region)
         ]
         return [key for found in keys for key in sorted(found, key=lambda key: (key.created_at, key.key_id))]
 
@@ -79,20 +80,30 @@ class Administration(Regions):
     ) -> KeyMetadata:
         """Delete a CMK after 7 to 30 days.
 
-        Refused while a known tree has slots of it, unless forced or allowed by a tag of the key.
+        Refused while a known tree has slots of it, or the register of trees cannot be read, unless forced or allowed
+        by a tag of the key.
         """
         service, key = self._seen(ref, region)
-        users = [tree.path for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
-        allowed = force or service.snapshot.tags.get(key.key_id, {}).get(tags.ALLOW_DELETION) == "yes"
-        details = {"days": str(days), **({"overridden": ", ".join(users)} if users and allowed else {})}
-        with self.audits.change(service, "ScheduleKeyDeletion", key.key_id, **details):
-            next_state(changeable(service.snapshot, key.key_id).state, Operation.SCHEDULE_DELETION, key.arn)
-            if users and not allowed:
-                raise KeyInUseError(
-                    f"key {key.arn} is in use by {len(users)} known trees: {', '.join(users[:5])}",
-                    hint="what they hold would be lost for good; --force deletes the key all the same",
-                )
+        with self.audits.change(service, "ScheduleKeyDeletion", key.key_id, days=str(days)) as change:
+            service.lifecycle.require(key.key_id, Operation.SCHEDULE_DELETION)
+            loss = self._loss_with(key)
+            if loss:
+                tagged = service.snapshot.tags.get(key.key_id, {}).get(tags.ALLOW_DELETION) == "yes"
+                override = "force" if force else "tag" if tagged else "none"
+                change.details = {**change.details, "loss": _names(loss), "override": override}
+                if override == "none":
+                    raise KeyInUseError(
+                        f"key {key.arn} is in use: {_first(loss)}",
+                        hint="what is encrypted under it would be lost for good; --force deletes it all the same",
+                    )
             return service.lifecycle.schedule_deletion(key.key_id, days)
+
+    def _loss_with(self, key: KeyMetadata) -> list[str]:
+        """Return what is known to be lost with a key; not to know that counts as a loss."""
+        try:
+            return [str(tree) for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
+        except MetadataUnavailableError as error:
+            return [f"nobody knows by which trees ({error})"]
 
     def cancel_key_deletion(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Keep a CMK after all; it is then disabled."""
@@ -144,8 +155,13 @@ class Administration(Regions):
         return service.snapshot.tags.get(key.key_id, {})
 
     def note_tree(self, tree_id: TreeId, path: Path, key_arns: Collection[str]) -> None:
-        """Remember that a tree has slots of these keys."""
-        known_trees.note_tree(self.home, tree_id, path, key_arns)
+        """Remember that a tree has slots of these keys; if that fails, a warning is all that comes of it."""
+        try:
+            known_trees.note_tree(self.home, tree_id, path, key_arns)
+        except MetadataUnavailableError as error:
+            _log.warning(
+                "%s: deleting a key of tree %s will not be refused for its sake", error, tree_id.hex()
+            )
 
     # --- aliases --------------------------------------------------------------------------------
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
@@ -163,7 +179,7 @@ class Administration(Regions):
     def delete_alias(self, name: str, *, region: str | None = None) -> None:
         """Remove an alias; its key stays."""
         check_alias(name)
-        service = self._service(self._region_or_only(region))
+        service = self._fresh_service(self._region_or_only(region))
         alias = service.snapshot.aliases.get(name)
         key_id = None if alias is None else alias.target_key_id
         with self.audits.change(service, "DeleteAlias", key_id, alias=name):
@@ -171,8 +187,7 @@ class Administration(Regions):
 
     def list_aliases(self, region: str | None = None) -> list[AliasEntry]:
         """Return the aliases of one region or of all, by name within each."""
-        self.refresh()
-        aliases = [service.snapshot.aliases for service in self._services_of(region)]
+        aliases = [service.snapshot.aliases for service in self._fresh_services(region)]
         return [found[name] for found in aliases for name in sorted(found)]
 
     # --- inside ---------------------------------------------------------------------------------
@@ -187,8 +202,14 @@ class Administration(Regions):
 
 
 def _names(names: Iterable[str]) -> str:
-    """Return what a record says of tags: their names, cut where a caller has no end."""
+    """Return what a record says of many things: their names, cut where a caller has no end."""
     return ", ".join(names)[:1024]
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return what a message says of many things: the names of the first, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def check_description(description: str) -> None:

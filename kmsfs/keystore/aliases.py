@@ -72,7 +72,7 @@ def require_free(snapshot: Snapshot, name: str) -> None:
 
 def changeable(snapshot: Snapshot, key_id: KeyId) -> KeyMetadata:
     """Return the CMK, or raise AccessDeniedError if it is not the customer's to change."""
-    key = snapshot.key(key_id)
+    key = snapshot.shown_key(key_id)
     if key.manager is not KeyManager.CUSTOMER:
         raise AccessDeniedError(
             f"key {key.arn} is a managed key: it can be seen and not changed",

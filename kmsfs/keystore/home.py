@@ -4,6 +4,7 @@ config.json            where the metadata are, if not here (stores.py)
 metadata.db            the metadata store
 regions/REGION.json    one region's token (0600)
 regions/REGION.pin     the PIN of an embedded token (0600)
+trees.json             which trees are known (known_trees.py)
 audit/REGION/          the region's audit log (audit_files.py)
 """
 

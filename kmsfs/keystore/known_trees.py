@@ -1,26 +1,34 @@
-"""Which trees this home has made or mounted, and the keys that their superblocks name: ``trees.json``.
+"""Which trees, and backups of trees, this home knows of, and the keys that they have slots of: ``trees.json``.
 
-Only there to warn before a key is deleted. A tree that was moved or copied away is not in it.
+Only there to warn before a key is deleted. What was moved or copied away is not in it. Nothing but the deletion of
+keys depends on it: who makes or mounts a tree goes on without it.
 """
 
 import fcntl
 import json
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from kmsfs.errors import MetadataUnavailableError
 from kmsfs.ids import TreeId
 
+TREE: Final = "tree"
+
 
 @dataclass(frozen=True, slots=True)
 class KnownTree:
-    """A tree as it was when it was last made or mounted."""
+    """A tree, or another kind of thing made of one, as it was when it was last made or used."""
 
+    kind: str
     tree_id: str
     path: str
     key_arns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path}"
 
 
 def trees_path(home: Path) -> Path:
@@ -29,39 +37,56 @@ def trees_path(home: Path) -> Path:
 
 
 def known_trees(home: Path) -> list[KnownTree]:
-    """Return the trees that are known."""
+    """Return what is known; raise MetadataUnavailableError if that cannot be told."""
     path = trees_path(home)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["trees"]
-        return [KnownTree(str(e["tree_id"]), str(e["path"]), tuple(map(str, e["key_arns"]))) for e in entries]
+        return [_parse(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["trees"]]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise MetadataUnavailableError(
-            f"register of trees {path} is damaged", hint="remove it: mounting a tree enters it again"
+            f"register of trees {path} cannot be read: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MetadataUnavailableError(
+            f"register of trees {path} is damaged", hint="move it away: mounting a tree enters it anew"
         ) from error
 
 
-def note_tree(home: Path, tree_id: TreeId, path: Path, key_arns: Collection[str]) -> None:
-    """Enter a tree, in place of what was known of it."""
-    tree = KnownTree(tree_id.hex(), str(path.absolute()), tuple(sorted(set(key_arns))))
-    lock = os.open(home / ".trees.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def note_tree(home: Path, tree_id: TreeId, path: Path, key_arns: Collection[str], kind: str = TREE) -> None:
+    """Enter a tree, in place of what was known of it; a register that is damaged is left as it is."""
+    tree = KnownTree(kind, tree_id.hex(), str(path.absolute()), tuple(sorted(set(key_arns))))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        before = known_trees(home)
-        others = [known for known in before if (known.tree_id, known.path) != (tree.tree_id, tree.path)]
-        if tree not in before:
-            _replace(trees_path(home), [*others, tree])
-    finally:
-        os.close(lock)
+        lock = os.open(home / ".trees.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = known_trees(home)
+            if tree not in before:
+                _replace(trees_path(home), [*(known for known in before if not _same(known, tree)), tree])
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise MetadataUnavailableError(
+            f"register of trees {trees_path(home)} cannot be written: {error.strerror}"
+        ) from error
+
+
+def _same(known: KnownTree, tree: KnownTree) -> bool:
+    return (known.kind, known.tree_id, known.path) == (tree.kind, tree.tree_id, tree.path)
+
+
+def _parse(entry: dict[str, object]) -> KnownTree:
+    arns = entry["key_arns"]
+    if not isinstance(arns, list):
+        raise TypeError("key_arns is not a list")
+    return KnownTree(str(entry["kind"]), str(entry["tree_id"]), str(entry["path"]), tuple(map(str, arns)))
 
 
 def _replace(path: Path, trees: list[KnownTree]) -> None:
-    content = [{"tree_id": tree.tree_id, "path": tree.path, "key_arns": tree.key_arns} for tree in trees]
     temporary = path.with_name(".trees.json.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"trees": content}, file, indent=2)
+        json.dump({"trees": [asdict(tree) for tree in trees]}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

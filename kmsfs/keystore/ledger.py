@@ -73,8 +73,11 @@ class Ledger:
         with self._lock:
             for _ in range(ATTEMPTS):
                 snapshot = self.reload()
+                changes = decide(snapshot)
+                if not changes.puts and not changes.deletes:
+                    return snapshot
                 try:
-                    return self._write(snapshot.counter, decide(snapshot))
+                    return self._write(snapshot.counter, changes)
                 except ConflictError:
                     continue
         raise MetadataUnavailableError(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.errors import InvalidRequestError, LimitExceededError
+from kmsfs.errors import InvalidRequestError, KmsfsError, LimitExceededError
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
 from kmsfs.ids import KeyId, MaterialId
 from kmsfs.keystore.access import check_key_policy
@@ -122,6 +122,11 @@ class Lifecycle:
 
         return self._ledger.commit(decide).key(key_id)
 
+    def require(self, key_id: KeyId, operation: Operation) -> None:
+        """Raise what the operation would raise for the key's kind and state."""
+        key = changeable(self._ledger.snapshot, key_id)
+        next_state(key.state, operation, key.arn)
+
     # --- deletion -------------------------------------------------------------------------------
     def schedule_deletion(self, key_id: KeyId, days: int) -> KeyMetadata:
         """First step: the key can no longer be used, and is deleted when the days are over."""
@@ -138,42 +143,56 @@ class Lifecycle:
 
         return self._ledger.commit(decide).key(key_id)
 
+    def is_due(self) -> bool:
+        """Whether there is something for ``sweep`` to do."""
+        return self._ledger.snapshot.next_due <= self._now()
+
     def sweep(self) -> None:
-        """Do what is due: rotations, and deletions from wherever they stopped."""
-        now = self._now()
-        if self._ledger.snapshot.next_due > now:
-            return
+        """Do what is due: deletions, from wherever they stopped, and rotations. What fails holds nothing else back."""
+        now, failed = self._now(), list[KmsfsError]()
         for key in self._ledger.reload().keys.values():
-            if (
-                key.state is KeyState.PENDING_DELETION
-                and key.deletion_at is not None
-                and key.deletion_at <= now
-            ):
-                self._condemn(key.key_id, now)
-            elif key.state is KeyState.ENABLED and rotation_is_due(key, now):
-                self.rotate(key, RotationType.AUTOMATIC)
+            if _deletion_is_due(key, now):
+                with _collect(failed):
+                    self._condemn(key.key_id, now)
         for key in self._ledger.snapshot.condemned.values():
-            self._bury(key)
+            with _collect(failed):
+                self._bury(key.key_id)
+        for key in self._ledger.snapshot.keys.values():
+            if key.state is KeyState.ENABLED and rotation_is_due(key, now):
+                with _collect(failed):
+                    self.rotate(key, RotationType.AUTOMATIC)
+        if failed:
+            raise failed[0]
 
     def _condemn(self, key_id: KeyId, now: float) -> None:
         """Second step: nobody sees the key any more."""
 
         def decide(snapshot: Snapshot) -> Changes:
             key = snapshot.keys.get(key_id)
-            if key is None or key.state is not KeyState.PENDING_DELETION or (key.deletion_at or now) > now:
+            if key is None or not _deletion_is_due(key, now):
                 return Changes()  # cancelled, or another process was first
             return Changes(puts=[("keys", {**key_values(key), "state": CONDEMNED})])
 
         self._ledger.commit(decide)
 
-    def _bury(self, key: KeyMetadata) -> None:
+    def _bury(self, key_id: KeyId) -> None:
         """Third step: the material goes, then every row but the tombstone."""
-        for material in key.materials:
-            self._hsm.destroy(material.material_id)
+        with self._one_process():
+            key = self._ledger.reload().condemned.get(key_id)
+            if key is None:
+                return
+            for material in key.materials:
+                self._hsm.destroy(material.material_id)
+            try:
+                self._erase(key)
+            except _OvertakenError:
+                return
+        self.on_event("DeleteKey", key_id)
 
+    def _erase(self, key: KeyMetadata) -> None:
         def decide(snapshot: Snapshot) -> Changes:
             if key.key_id not in snapshot.condemned:
-                return Changes()
+                raise _OvertakenError
             names = [name for name, alias in snapshot.aliases.items() if alias.target_key_id == key.key_id]
             deletes = [
                 *(("materials", material.material_id.hex()) for material in key.materials),
@@ -185,7 +204,6 @@ class Lifecycle:
             return Changes(puts=[("keys", {**key_values(key), "state": DELETED})], deletes=deletes)
 
         self._ledger.commit(decide)
-        self.on_event("DeleteKey", key.key_id)
 
     # --- rotation -------------------------------------------------------------------------------
     def set_rotation(self, key_id: KeyId, period_days: int | None) -> KeyMetadata:
@@ -250,8 +268,8 @@ class Lifecycle:
     def _one_process(self) -> Iterator[None]:
         """Hold back the other processes that use an embedded token.
 
-        SoftHSM may not show a process an object that another one made while it made one of its own. Without
-        an embedded token, the commit alone decides who is first.
+        SoftHSM may not show a process an object that another one made while it made one of its own, and fails
+        if both destroy the same one. Without an embedded token, the commit alone decides who is first.
         """
         if self._config.token_dir is None:
             yield
@@ -285,6 +303,18 @@ def _next_rotation(key: KeyMetadata, now: float) -> float | None:
     if key.next_rotation_at is None or key.rotation_period_days is None or key.next_rotation_at > now:
         return key.next_rotation_at
     return now + key.rotation_period_days * DAY_S
+
+
+def _deletion_is_due(key: KeyMetadata, now: float) -> bool:
+    return key.state is KeyState.PENDING_DELETION and key.deletion_at is not None and key.deletion_at <= now
+
+
+@contextmanager
+def _collect(failed: list[KmsfsError]) -> Iterator[None]:
+    try:
+        yield
+    except KmsfsError as error:
+        failed.append(error)
 
 
 def rotation_is_due(key: KeyMetadata, now: float) -> bool:

@@ -16,7 +16,6 @@ from kmsfs.errors import (
     IntegrityError,
     InvalidCiphertextError,
     KeyExhaustedError,
-    KeyNotFoundError,
     UnknownMaterialError,
 )
 from kmsfs.format.blob import Blob, Suite
@@ -25,7 +24,7 @@ from kmsfs.keystore.access import Access
 from kmsfs.keystore.aliases import Aliases
 from kmsfs.keystore.authorize import Authorizer
 from kmsfs.keystore.ledger import Ledger
-from kmsfs.keystore.lifecycle import Lifecycle, rotation_is_due
+from kmsfs.keystore.lifecycle import Lifecycle
 from kmsfs.keystore.model import KeyManager, KeyMetadata, RegionConfig, RotationType
 from kmsfs.keystore.ports import Hsm, MetadataStore
 from kmsfs.keystore.snapshot import MaterialEntry, Snapshot
@@ -56,7 +55,6 @@ class RegionService:
         self.aliases = Aliases(config, self.ledger, now)
         self.access = Access(self.ledger, now)
         self.authorizer = Authorizer(lambda: self.ledger.snapshot)
-        self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}
         self._fast: bool | None = None
@@ -68,12 +66,7 @@ class RegionService:
 
     def key(self, key_id: KeyId) -> KeyMetadata:
         """Return the CMK or raise KeyNotFoundError."""
-        key = self.snapshot.key(key_id)
-        if key.manager is KeyManager.OWNED:
-            raise KeyNotFoundError(
-                f"key {key_id} is not in region {self.config.region}", hint="kmsfs key list shows the keys"
-            )
-        return key
+        return self.snapshot.shown_key(key_id)
 
     def managed_key(self) -> KeyMetadata:
         """Return the key ``alias/aws/kmsfs``, made now if the region has none yet."""
@@ -100,8 +93,6 @@ class RegionService:
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
         next_state(key.state, operation, key.arn)
-        if rotation_is_due(key, self._now()):
-            key = self.lifecycle.rotate(key, RotationType.AUTOMATIC)
         material_id = key.current_material_id
         entry = self.snapshot.materials[material_id]
         suite = entry.material.suite
@@ -118,7 +109,7 @@ class RegionService:
     def entry(self, material_id: MaterialId) -> MaterialEntry:
         """Return the key and material that a blob names, or raise UnknownMaterialError."""
         entry = self.snapshot.materials.get(material_id)
-        if entry is None:
+        if entry is None or entry.key.manager is KeyManager.OWNED:
             raise UnknownMaterialError(
                 f"key material {material_id.hex()} is not in region {self.config.region}",
                 hint="the blob is of another region or keystore, or its key was deleted",

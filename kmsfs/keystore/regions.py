@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import TypeVar
 
 from kmsfs.errors import (
@@ -56,7 +56,8 @@ class Regions:
             self.audits.permit = self.standing.require
         self._refreshed_at = 0.0
         self._stale = False
-        self._sweep_after = 0.0
+        self._sweep_after: dict[str, float] = {}
+        self._sweeping = Lock()
 
     def close(self) -> None:
         """Log out of every token and release the metadata store."""
@@ -101,19 +102,24 @@ class Regions:
                     differs = before != [service.ledger.reload().counter for service in read]
                     self._stale = False
             self._refreshed_at = time.monotonic()
-            for service in read:
-                self._sweep(service)
-            return differs
+        for service in read:  # without the lock: nobody who uses a key waits for what is due
+            self._sweep(service)
+        return differs
 
     def _sweep(self, service: RegionService) -> None:
         """Do what is due in a region; if that fails, use goes on and it is tried again in a minute."""
-        if time.monotonic() < self._sweep_after:
+        region = service.config.region
+        if not service.lifecycle.is_due() or time.monotonic() < self._sweep_after.get(region, 0.0):
             return
+        if not self._sweeping.acquire(blocking=False):
+            return  # another thread is at it
         try:
             service.lifecycle.sweep()
         except KmsfsError as error:
-            self._sweep_after = time.monotonic() + SWEEP_RETRY_S
-            _log.warning("region %s: what is due cannot be done: %s", service.config.region, error)
+            self._sweep_after[region] = time.monotonic() + SWEEP_RETRY_S
+            _log.warning("region %s: what is due cannot be done: %s", region, error)
+        finally:
+            self._sweeping.release()
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
         named = find_reference(ref)
@@ -146,7 +152,14 @@ class Regions:
     def _fresh_service(self, region: str) -> RegionService:
         if time.monotonic() - self._refreshed_at > REFRESH_INTERVAL_S:
             self.refresh()
-        return self._services.get(region) or self._service(region)
+        service = self._services.get(region) or self._service(region)
+        if service.ledger.counter is None:  # a command that ends at once gets to see what is due here only
+            self._sweep(service)
+        return service
+
+    def _fresh_services(self, region: str | None) -> list[RegionService]:
+        self.refresh()
+        return [self._fresh_service(service.config.region) for service in self._services_of(region)]
 
     def _service(self, region: str) -> RegionService:
         with self._lock:

@@ -64,10 +64,20 @@ class Snapshot:
         """Return the CMK or raise KeyNotFoundError."""
         found = self.keys.get(key_id)
         if found is None:
-            raise KeyNotFoundError(
-                f"key {key_id} is not in region {self.region}", hint="kmsfs key list shows the keys"
-            )
+            raise self._not_found(key_id)
         return found
+
+    def shown_key(self, key_id: KeyId) -> KeyMetadata:
+        """Return a CMK that people may see; the keystore's own keys are not there for them."""
+        found = self.key(key_id)
+        if found.manager is KeyManager.OWNED:
+            raise self._not_found(key_id)
+        return found
+
+    def _not_found(self, key_id: KeyId) -> KeyNotFoundError:
+        return KeyNotFoundError(
+            f"key {key_id} is not in region {self.region}", hint="kmsfs key list shows the keys"
+        )
 
     def alias(self, name: str) -> AliasEntry:
         """Return the alias or raise AliasNotFoundError."""

@@ -10,6 +10,7 @@ from typing import Final
 from kmsfs.ids import KeyId
 from kmsfs.keystore.access import via_service
 from kmsfs.keystore.authorize import Caller, time_context
+from kmsfs.keystore.model import KeyManager
 from kmsfs.keystore.policy.grants import Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.region import RegionService
@@ -35,11 +36,13 @@ class Standing:
         return Caller(self.name, self._circumstances(region))
 
     def require(self, service: RegionService, action: str, pairs: Pairs, key_id: KeyId) -> None:
-        """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is still there."""
+        """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is there for people."""
         if not self.asks:
             return
         key = service.snapshot.keys.get(key_id)
-        if key is None or action in _ELSEWHERE or action.startswith(_OWN):
+        if key is None or key.manager is KeyManager.OWNED:
+            return
+        if action in _ELSEWHERE or action.startswith(_OWN):
             return
         region = service.config.region
         service.authorizer.require_standing(

@@ -1,15 +1,20 @@
 """Deletion over the wire: scheduled, cancelled, and refused while a tree would be lost; descriptions."""
 
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from testkit.audits import records
+from testkit.clock import late_by
 from testkit.home import Home
 from testkit.serving import refused
+from testkit.waiting import await_true
 
 from kmsfs.ids import TreeId
 from kmsfs.keystore.known_trees import note_tree
+from kmsfs.keystore.service import Keystore
 
 US, EU = "us-east-1", "eu-west-1"
 
@@ -113,3 +118,11 @@ def test_the_key_must_be_named_and_of_this_region(us: Any, key: Any, action: str
     assert said(absent) == missing
     assert said(key["Arn"].replace(US, EU)) == ("NotFoundException", f"Invalid arn {US}")
     assert said("alias/any") == ("NotFoundException", "Invalid keyId 'alias/any'")
+
+
+def test_an_idle_server_deletes_what_is_due(us: Any, key: Any, server_home: Home) -> None:
+    with Keystore.open(server_home.path, now=late_by(8)) as late:
+        late.schedule_key_deletion(key["Arn"], days=7)
+    done = ("DeleteKey", key["Arn"], "server")
+    await_true(lambda: done in map(itemgetter("action", "key", "via"), records(server_home.path, US)))
+    assert refused(lambda: us.describe_key(KeyId=key["KeyId"]))[0] == "NotFoundException"

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from testkit.clock import late_by
 from testkit.home import ALIAS, REGION, Home, refused
+
+from kmsfs.keystore.service import Keystore
 
 
 def test_a_key_is_rotated_and_the_rotation_listed(home: Home) -> None:
@@ -86,3 +89,24 @@ def test_a_managed_key_is_not_changed(home: Home, tmp_path: Path, change: tuple[
     (tmp_path / "tree" / "kmsfs.tree").unlink()
     (home.path / "trees.json").unlink()
     refused(home.run("key", *change, "alias/aws/kmsfs"), 8)
+
+
+def test_commands_do_what_is_due(home: Home) -> None:
+    dying = home.json("key", "create")["Arn"]
+    with Keystore.open(home.path, now=late_by(90)) as late:
+        late.schedule_key_deletion(dying, days=7)
+        late.enable_key_rotation(ALIAS, period_days=90)
+    assert [key["KeyState"] for key in home.json("key", "list")["Keys"]] == ["Enabled"]
+    assert "AUTOMATIC" in home.ok("key", "rotation", "list", ALIAS)
+    refused(home.run("key", "describe", dying), 3)
+
+
+def test_a_damaged_register_of_trees_is_a_warning(home: Home, tmp_path: Path) -> None:
+    (home.path / "trees.json").write_text("{")
+    done = home.run("init", tmp_path / "tree", "--key", ALIAS)
+    assert (done.returncode, done.stdout) == (0, f"created the tree {tmp_path / 'tree'}\n")
+    assert done.stderr.startswith(
+        f"kmsfs: warning: register of trees {home.path / 'trees.json'} is damaged: "
+    )
+    assert len(done.stderr.splitlines()) == 1
+    assert "--force" in refused(home.run("key", "schedule-deletion", ALIAS), 7)

@@ -285,8 +285,13 @@ def test_a_change_that_is_always_overtaken_gives_up(ledger: Ledger, path: Path) 
     with closing(Overtaken(path)) as store:
         tries = []
         with pytest.raises(MetadataUnavailableError, match="busy"):
-            Ledger(config(), store, Mac()).commit(lambda s: tries.append(s) or Changes())  # type: ignore[func-returns-value]
+            Ledger(config(), store, Mac()).commit(lambda s: tries.append(s) or sample_changes(US, 9))  # type: ignore[func-returns-value]
         assert len(tries) == ATTEMPTS
+
+
+def test_what_changes_nothing_is_not_written(ledger: Ledger) -> None:
+    before = ledger.reload()
+    assert ledger.commit(lambda _: Changes()).counter == before.counter == ledger.reload().counter
 
 
 def test_a_refused_change_changes_nothing(ledger: Ledger, connect: Callable[..., Ledger]) -> None:

@@ -126,17 +126,18 @@ class Pkcs11Hsm:
         if not isinstance(object_id, bytes) or not isinstance(label, str):
             raise TypeError("object id must be bytes and label must be str")
         key_type, mechanism, capabilities = _GENERATE[kind]
-        self._with_session(
-            lambda session: session.generate_key(
-                key_type, 256, id=object_id, label=label, store=True, capabilities=capabilities,
-                mechanism=mechanism, template=_TEMPLATE,
-            )
-        )  # fmt: skip
+        with self._module.lock, self._module.alone(self._conf):
+            self._with_session(
+                lambda session: session.generate_key(
+                    key_type, 256, id=object_id, label=label, store=True, capabilities=capabilities,
+                    mechanism=mechanism, template=_TEMPLATE,
+                )
+            )  # fmt: skip
 
     def destroy(self, object_id: bytes) -> None:
         """Destroy the key; one that is not there is no error."""
-        self._with_session(lambda session: [key.destroy() for key in _find(session, object_id)])
-        with self._module.lock:
+        with self._module.lock, self._module.alone(self._conf):
+            self._with_session(lambda session: [key.destroy() for key in _find(session, object_id)])
             self._keys.pop(object_id, None)
 
     def holds(self, object_id: bytes) -> bool:

@@ -7,11 +7,12 @@ serialised crash the process. The rule: nobody touches anything that ``pkcs11`` 
 """
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Final
@@ -76,6 +77,7 @@ class Pkcs11Module:
         self._refused: dict[tuple[Path | None, str], tuple[bytes, float]] = {}
         self._users = 0
         self._forked = False
+        self._is_alone = False
 
     def acquire(self) -> None:
         """Count one more user."""
@@ -98,8 +100,27 @@ class Pkcs11Module:
             )
         if self._library is None or self._conf != conf:
             self._finalize()
-            self._initialize(conf)
+            with self.alone(conf):
+                self._initialize(conf)
         return self._library
+
+    @contextmanager
+    def alone(self, conf: Path | None) -> Iterator[None]:
+        """Hold back the other processes that start, log in, or make and destroy keys in the same embedded tokens.
+
+        SoftHSM writes a token's files at each of these, and a process that starts meanwhile does not see the token.
+        """
+        if conf is None or self._is_alone:
+            yield
+            return
+        lock = os.open(conf.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._is_alone = True
+            yield
+        finally:
+            self._is_alone = False
+            os.close(lock)
 
     def reinitialize(self, conf: Path | None) -> None:
         """End all sessions of the module, in all its tokens, and start it afresh."""
@@ -110,7 +131,8 @@ class Pkcs11Module:
         """Return the logged-in session of the token, which all its users in this process share."""
         library = self.library(conf)
         if label not in self._sessions:
-            self._sessions[label] = self._open(self.find_token(library, label), (conf, label), pin())
+            with self.alone(conf):
+                self._sessions[label] = self._open(self.find_token(library, label), (conf, label), pin())
         return self._sessions[label]
 
     def find_token(self, library: Any, label: str) -> Any:
@@ -192,7 +214,7 @@ def init_softhsm_token(module: Pkcs11Module, conf: Path, label: str, *, so_pin: 
 
     python-pkcs11 does not wrap C_InitToken, and softhsm2-util would take the PINs on its command line.
     """
-    with module.lock:
+    with module.lock, module.alone(conf):
         library = module.library(conf)
         try:
             before = {token.serial for token in _tokens(library)}

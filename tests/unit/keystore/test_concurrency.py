@@ -1,8 +1,10 @@
 """Threads and processes on one keystore. A crash of the module would take the test run along: hence processes."""
 
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ US, EU = "us-east-1", "eu-west-1"
 MIXED = """
 import random, sys, threading
 from pathlib import Path
+from typing import Any
 from kmsfs.keystore.pool import DataKeyPool
 from kmsfs.keystore.service import Keystore
 
@@ -66,6 +69,7 @@ keystore.close()
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 from kmsfs.keystore.service import Keystore
 
 with Keystore.open(Path(sys.argv[1])) as keystore:
@@ -148,3 +152,22 @@ def test_a_change_shows_without_being_asked_for(
     monkeypatch.setattr("kmsfs.keystore.regions.REFRESH_INTERVAL_S", 0.0)
     with pytest.raises(KeyDisabledError):
         keystore.check_usable(made.key_arn)
+
+
+def _open_at_once(home: Path, start: Any) -> None:
+    start.wait()
+    with Keystore.open(home) as keystore:
+        keystore.resolve("alias/main", region=US)
+
+
+def test_processes_that_start_at_once_all_find_the_token(keystore: Keystore) -> None:
+    """SoftHSM writes a token's file when somebody logs in; who starts at that moment must not miss the token."""
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(5):
+        start = spawn.Barrier(4)
+        several = [spawn.Process(target=_open_at_once, args=(keystore.home, start)) for _ in range(4)]
+        for process in several:
+            process.start()
+        for process in several:
+            process.join()
+        assert [process.exitcode for process in several] == [0, 0, 0, 0]

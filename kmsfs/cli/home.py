@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmsfs.keystore.arn import ROOT
+
 if TYPE_CHECKING:
     from kmsfs.keystore.service import Keystore
 
@@ -26,8 +28,8 @@ def make_home() -> Path:
     return home
 
 
-def open_keystore(home: Path | None = None, *, via: str = "cli") -> "Keystore":
+def open_keystore(home: Path | None = None, *, via: str = "cli", principal: str = ROOT) -> "Keystore":
     """Open the keystore of the home; imported here because help must not load a database."""
     from kmsfs.keystore.service import Keystore
 
-    return Keystore.open(home or home_path(), via=via)
+    return Keystore.open(home or home_path(), via=via, principal=principal)

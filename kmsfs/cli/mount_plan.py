@@ -13,6 +13,7 @@ from typing import Final
 
 from kmsfs.cli import fuse_host
 from kmsfs.errors import MountpointError, NotATreeError, UsageError
+from kmsfs.keystore.arn import ROOT
 from kmsfs.storage.mountinfo import mount_at, overlaps, read_mounts
 
 # ``rw`` and ``default_permissions`` are what a mount does anyway; fstab lines and habits name them.
@@ -25,7 +26,9 @@ KNOWN_OPTIONS: Final = (
     "nodev",
     "nosuid",
     "noexec",
+    "principal",
 )
+_WITH_VALUE: Final = "principal"  # the user, or root, on whose behalf the mount uses keys
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,22 @@ class MountPlan:
     mountpoint: Path
     options: frozenset[str]
 
+    @property
+    def principal(self) -> str:
+        """On whose behalf the mount uses keys."""
+        named = [option for option in self.options if option.startswith(f"{_WITH_VALUE}=")]
+        return named[0].partition("=")[2] if named else ROOT
+
 
 def parse_options(values: Sequence[str]) -> frozenset[str]:
     """Return the options of all ``-o``, comma-separated as mount(8) takes them."""
     options = frozenset(option for value in values for option in value.split(",") if option)
-    unknown = sorted(options.difference(KNOWN_OPTIONS))
+    valued = [option for option in options if option.partition("=")[0] == _WITH_VALUE]
+    unknown = sorted(options.difference(KNOWN_OPTIONS, valued))
     if unknown:
         raise UsageError(f"unknown mount option {unknown[0]!r}", hint=f"known are {', '.join(KNOWN_OPTIONS)}")
+    if len(valued) > 1 or any(not option.partition("=")[2] for option in valued):
+        raise UsageError("the mount option principal takes one name", hint="for example principal=alice")
     if {"ro", "rw"} <= options:
         raise UsageError("the mount options ro and rw exclude each other", hint="give one of them")
     return options

@@ -13,7 +13,13 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.errors import InvalidRequestError, LimitExceededError, PrincipalNotFoundError, RegionNotFoundError
+from kmsfs.errors import (
+    InvalidRequestError,
+    KmsfsError,
+    LimitExceededError,
+    PrincipalNotFoundError,
+    RegionNotFoundError,
+)
 from kmsfs.keystore.arn import ROOT, user_arn
 from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.ledger import Changes
@@ -27,8 +33,8 @@ DEFAULT_POLICY: Final = "default"
 MAX_POLICIES: Final = 10
 _USER_ID_PREFIX: Final = "AIDA"
 _USER_ID_BYTES: Final = 10
-_USER_NAME: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
-_POLICY_NAME: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,128}")
+_USER_NAME: Final = re.compile(r"[A-Za-z0-9_+=.@-]{1,64}")  # no comma, so that a mount option can name it
+_POLICY_NAME: Final = re.compile(r"[A-Za-z0-9_+=.@-]{1,128}")
 
 
 class Principals:
@@ -72,8 +78,17 @@ class Principals:
 
     def require(self, name: str) -> None:
         """Raise PrincipalNotFoundError unless the name is that of the root or of a user."""
-        if name != ROOT and all(name not in service.snapshot.users for service in self._services()):
-            raise PrincipalNotFoundError(f"user {name} does not exist", hint="kmsfs user list shows them")
+        problem: KmsfsError | None = None
+        for service in self._services() if name != ROOT else ():
+            try:
+                if name in service.snapshot.users:
+                    return
+            except KmsfsError as error:  # that region cannot say
+                problem = problem or error
+        if name != ROOT:
+            raise problem or PrincipalNotFoundError(
+                f"user {name} does not exist", hint="kmsfs user list shows them"
+            )
 
     def delete(self, name: str) -> None:
         """Remove a user with their access keys and policies from every region."""
@@ -163,7 +178,7 @@ def check_user_name(name: str) -> str:
     return name
 
 
-_NAME_HINT: Final = "up to 64 letters, digits and _+=,.@- make a user's name, up to 128 a policy's"
+_NAME_HINT: Final = "up to 64 letters, digits and _+=.@- make a user's name, up to 128 a policy's"
 
 
 def _reloaded(services: Iterable[RegionService]) -> list[Snapshot]:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from testkit.disks import fill, read_only_view, small_filesystem
 from testkit.home import ALIAS, Home, refused
 from testkit.mounting import Mount, Mounter, make_tree
+from testkit.reaching import eventually, opening
 
 from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
 
@@ -19,7 +19,6 @@ CHUNK = 4096
 STORED_CHUNK = CHUNK + 28
 CHUNKS = 5
 CONTENT = b"".join(bytes([number]) * CHUNK for number in range(1, CHUNKS + 1)) + b"tail"
-REACHES_MOUNTS_S = 5.0  # docs/operations.md; design.md section 6
 
 Edit = Callable[[bytes, bytes], bytes]
 """New backing bytes of a file from its own and another file's."""
@@ -402,23 +401,6 @@ def test_a_read_only_store(mounted: Mount, mounter: Mounter, tmp_path: Path) -> 
 
 
 # --- keys and tokens that go away ---------------------------------------------------------------
-def eventually(call: Callable[[], object], wanted: object) -> None:
-    """Repeat ``call`` until it gives ``wanted``, at most as long as a change may take to reach a mount."""
-    end = time.monotonic() + REACHES_MOUNTS_S
-    while (got := call()) != wanted:
-        assert time.monotonic() < end, f"still {got!r}"
-        time.sleep(0.02)
-
-
-def opening(path: Path) -> str:
-    """What opening and reading a file gives: ``ok`` or an errno's name."""
-    try:
-        path.read_bytes()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "ok"
-
-
 def test_a_token_that_is_taken_away(mounted: Mount, tmp_path: Path) -> None:
     for name in ("seen", "unseen"):
         (mounted.path / name).write_bytes(CONTENT)

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,11 @@ from kmsfs.cli.home import make_home, open_keystore
 from kmsfs.cli.mount_plan import KNOWN_OPTIONS, MountPlan, parse_options, plan_mount
 from kmsfs.cli.options import HELP_NAMES
 from kmsfs.cli.terminal import print_line
+from kmsfs.errors import AccessDeniedError, KmsfsError
+
+if TYPE_CHECKING:
+    from kmsfs.format.superblock import Superblock
+    from kmsfs.keystore.service import Keystore
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +76,23 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
         nosuid="nosuid" in plan.options,
         noexec="noexec" in plan.options,
     )
-    with open_keystore(home, via="mount") as keystore:
+    with open_keystore(home, via="mount", principal=plan.principal) as keystore:
         block = read_superblock(plan.tree)
+        keystore.principals.require(plan.principal)
+        if not (chosen.read_only or block.read_only):
+            _require_creation(keystore, block)
         keystore.note_tree(block.tree_id, plan.tree, [slot.key_arn for slot in block.slots])
         serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)
     _log.info("unmounted, everything is stored")
+
+
+def _require_creation(keystore: "Keystore", block: "Superblock") -> None:
+    """Refuse a principal who may not make data keys for the tree's files. To open them is asked with the tree key."""
+    from kmsfs.format.aad import files_context
+
+    try:
+        keystore.require_permission(block.default_key_arn, "GenerateDataKey", files_context(block.tree_id))
+    except AccessDeniedError:
+        raise
+    except KmsfsError as error:  # a key that is not there now stops no mount that another slot opens
+        _log.info("key %s: %s", block.default_key_arn, error)

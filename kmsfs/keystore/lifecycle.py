@@ -1,6 +1,6 @@
 """The life of one region's keys: made, changed, given new material, deleted.
 
-Material is made in the token before the commit that names it, and destroyed again if that commit fails. It is
+Material is made in the token before the commit that names it, and destroyed again if that commit failed. It is
 destroyed for good only after the commit that condemns its key, so that no crash leaves a live key without it.
 Each step may be repeated, and is made by whichever process comes first.
 """
@@ -9,7 +9,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -290,8 +290,17 @@ class Lifecycle:
         try:
             return self._ledger.commit(decide)
         except BaseException:
-            self._hsm.destroy(material.material_id)  # nothing was encrypted under it yet
+            self._discard(material)
             raise
+
+    def _discard(self, material: Material) -> None:
+        """Destroy what a commit that failed was to name, unless it is named all the same: the answer may be lost.
+
+        Where that cannot be told, the object stays: a material without a key harms nobody, and doctor finds it.
+        """
+        with suppress(KmsfsError):
+            if material.material_id not in self._ledger.reload().materials:
+                self._hsm.destroy(material.material_id)
 
 
 def _same(key: KeyMetadata, seen: KeyMetadata) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from testkit.audits import records
 from testkit.clock import DAY, Clock
 
-from kmsfs.errors import HsmUnavailableError, KeyNotFoundError
+from kmsfs.errors import HsmUnavailableError, KeyNotFoundError, MetadataUnavailableError
 from kmsfs.format.context import encode_context
 from kmsfs.keystore.model import KeyManager, KeyState
 from kmsfs.keystore.service import Keystore
@@ -221,6 +221,94 @@ def test_nobody_waits_for_what_is_due(timed: Keystore, clock: Clock, monkeypatch
         go_on.set()
         thread.join()
     assert len(timed.resolve(MAIN, region=US).materials) == 2
+
+
+# --- who is second, on a token that no lock of ours guards ------------------------------------------
+@pytest.fixture
+def unguarded(
+    own_token: Path, tmp_path: Path, shim: Path, clock: Clock
+) -> Iterator[tuple[Keystore, Keystore]]:
+    """Two keystores on one home, whose token is a module's own."""
+    home = tmp_path / "home"
+    with Keystore.open(home, now=clock) as first, Keystore.open(home, now=clock) as second:
+        first.add_region(US, module=shim, token_label="own", pin_file=own_token)
+        first.create_key(US, alias=MAIN)
+        yield first, second
+
+
+def test_who_commits_a_rotation_second_takes_its_material_back(
+    unguarded: tuple[Keystore, Keystore], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = unguarded
+    key = first.enable_key_rotation(MAIN, period_days=90, region=US)
+    clock.time += 90 * DAY
+    hsm = first._service(US).hsm
+    real = hsm.generate
+
+    def overtaken(*arguments: Any) -> None:
+        second.list_keys(US)
+        real(*arguments)
+
+    monkeypatch.setattr(hsm, "generate", overtaken)
+    first.refresh()
+    assert len(first.resolve(key.arn).materials) == 2
+    assert labels(first).count(f"kmsfs:{key.key_id}") == 2
+    assert len(actions(first.home, "RotateKey")) == 1
+
+
+def test_who_deletes_second_says_nothing_of_it(
+    unguarded: tuple[Keystore, Keystore], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = unguarded
+    first.schedule_key_deletion(MAIN, days=7, region=US)
+    clock.time += 7 * DAY
+    hsm = first._service(US).hsm
+    real = hsm.destroy
+
+    def overtaken(*arguments: Any) -> None:
+        second.list_keys(US)
+        real(*arguments)
+
+    monkeypatch.setattr(hsm, "destroy", overtaken)
+    first.refresh()
+    assert first.list_keys(US) == []
+    assert len(actions(first.home, "DeleteKey")) == 1
+
+
+def test_a_commit_that_succeeds_and_says_it_failed_keeps_its_material(
+    timed: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection to a database may end between the commit and its answer."""
+    store, hsm = timed._store, timed._service(US).hsm
+    real = store.write
+
+    def unanswered(*arguments: Any) -> None:
+        real(*arguments)
+        raise MetadataUnavailableError("connection lost")
+
+    monkeypatch.setattr(store, "write", unanswered)
+    with pytest.raises(MetadataUnavailableError):
+        timed._service(US).lifecycle.rotate_on_demand(timed.resolve(MAIN, region=US).key_id)
+    monkeypatch.undo()
+    key = timed.describe_key(MAIN, region=US)
+    assert len(key.materials) == 2
+    assert hsm.holds(key.current_material_id)
+    timed.encrypt(MAIN, b"x", {}, region=US)
+
+
+def test_a_commit_that_fails_takes_its_material_back(
+    timed: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = timed.resolve(MAIN, region=US)
+
+    def unavailable_store(*_: Any) -> None:
+        raise MetadataUnavailableError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(timed._store, "write", unavailable_store)
+        with pytest.raises(MetadataUnavailableError):
+            timed._service(US).lifecycle.rotate_on_demand(key.key_id)
+    assert labels(timed).count(f"kmsfs:{key.key_id}") == 1
 
 
 # --- edges --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from kmsfs.errors import InvalidRequestError, KeyInUseError, MetadataUnavailable
 from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, tags
 from kmsfs.keystore.arn import check_alias
+from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
@@ -173,7 +174,10 @@ class Administration(Regions):
     def update_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:
         """Point an alias at another key of the same region."""
         service, key_id = self._locate(target_ref, region)
+        old = service.snapshot.aliases.get(name)
         with self.audits.change(service, "UpdateAlias", key_id, alias=name):
+            if old is not None:
+                self.standing.require(service, "UpdateAlias", NOTHING, old.target_key_id)
             return service.aliases.update(name, key_id)
 
     def delete_alias(self, name: str, *, region: str | None = None) -> None:

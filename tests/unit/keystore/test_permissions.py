@@ -49,6 +49,7 @@ def records(keystore: Keystore, action: str) -> list[tuple[str, str]]:
 def test_a_key_whose_policy_trusts_no_one_is_used_by_no_one(keystore: Keystore) -> None:
     keystore.principals.create("alice")
     blob = keystore.encrypt(MAIN, b"x", {}, region=US).blob
+    other = keystore.create_key(US, alias="alias/other").arn
     keystore.put_key_policy(MAIN, NO_ONE, bypass_lockout_check=True, region=US)
     assert keystore.key_policy(MAIN, region=US) == NO_ONE
     for use in (
@@ -59,8 +60,10 @@ def test_a_key_whose_policy_trusts_no_one_is_used_by_no_one(keystore: Keystore) 
         lambda: keystore.unwrap(blob, {}, ref=keystore.resolve(MAIN, region=US).arn),
         lambda: keystore.disable_key(MAIN, region=US),
         lambda: keystore.tag_key(MAIN, [("a", "b")], region=US),
-        lambda: keystore.create_alias("alias/other", MAIN, region=US),
+        lambda: keystore.create_alias("alias/third", MAIN, region=US),
         lambda: keystore.delete_alias(MAIN, region=US),
+        lambda: keystore.update_alias(MAIN, other, region=US),
+        lambda: keystore.update_alias("alias/other", MAIN, region=US),
         lambda: keystore.create_grant(MAIN, NewGrant(ALICE, frozenset({"Decrypt"})), region=US),
         lambda: keystore.put_key_policy(MAIN, NO_ONE, bypass_lockout_check=True, region=US),
     ):

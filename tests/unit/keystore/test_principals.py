@@ -10,6 +10,7 @@ from kmsfs.errors import (
     InvalidRequestError,
     LimitExceededError,
     MalformedPolicyError,
+    PinIncorrectError,
     PrincipalNotFoundError,
     RegionNotFoundError,
 )
@@ -143,3 +144,14 @@ def test_what_is_done_with_users_is_recorded(keystore: Keystore) -> None:
         ]  # fmt: skip
         assert {record["result"] for record in records} == {"ok"}
         assert made.secret not in str(records)
+
+
+def test_whether_a_user_exists_is_asked_of_every_region(keystore: Keystore, ks_home: Path) -> None:
+    keystore.principals.create("alice")
+    keystore.close()  # a token is logged in once for a whole process
+    (ks_home / f"regions/{EU}.pin").write_text("wrong")
+    with Keystore.open(ks_home) as other:
+        for name in ("alice", "root"):
+            other.principals.require(name)
+        with pytest.raises(PinIncorrectError):  # that region may know him
+            other.principals.require("bob")

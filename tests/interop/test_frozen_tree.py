@@ -58,7 +58,9 @@ class KnownKey:
     def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
         return self.decrypt(blob, context, ref=ref).plaintext
 
-    def check_usable(self, key_arn: str) -> None: ...
+    def check_usable(
+        self, key_arn: str, action: str = "", pairs: Mapping[str, str] | None = None
+    ) -> None: ...
 
     @property
     def audits(self) -> NoAudits:

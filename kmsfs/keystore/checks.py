@@ -7,7 +7,6 @@ from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.authorize import parses
-from kmsfs.keystore.credentials import sealing_key_id
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import Finding, RegionConfig
@@ -15,6 +14,7 @@ from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
 from kmsfs.keystore.policy.document import PolicyKind
 from kmsfs.keystore.region import RegionService, integrity_key_id
+from kmsfs.keystore.sealing import CREDENTIAL_KEY
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:
@@ -99,7 +99,7 @@ def _keys(service: RegionService) -> str:
 def _owned(service: RegionService) -> list[bytes]:
     """Return the ids of the keystore's own keys that must be there: made when they are first needed."""
     region, snapshot = service.config.region, service.snapshot
-    sealing = [sealing_key_id(region)] if snapshot.credentials else []
+    sealing = [CREDENTIAL_KEY.object_id(region)] if snapshot.credentials else []
     audit = [audit_key_id(region)] if snapshot.audit_segments else []
     return [integrity_key_id(region), *sealing, *audit]
 
@@ -154,7 +154,7 @@ def _orphans(name: str, service: RegionService) -> Finding:
     dying = (
         material.material_id for key in service.snapshot.condemned.values() for material in key.materials
     )
-    own = (integrity_key_id(region), sealing_key_id(region), audit_key_id(region))
+    own = (integrity_key_id(region), CREDENTIAL_KEY.object_id(region), audit_key_id(region))
     known = {*own, *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})

@@ -7,40 +7,32 @@ up an access key of another.
 """
 
 import base64
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from kmsfs.crypto.aead import gcm_open, gcm_seal
-from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
+from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import IntegrityError, KmsfsError, PrincipalNotFoundError, RegionNotFoundError
-from kmsfs.format.context import encode_context
-from kmsfs.ids import Region
 from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import CredentialEntry, NewCredential
-from kmsfs.keystore.ports import KeyKind
 from kmsfs.keystore.provision import exclusive
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.rows import credential_values
+from kmsfs.keystore.sealing import CREDENTIAL_KEY
 from kmsfs.keystore.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from kmsfs.ids import Region
 
 ACCESS_KEY_PREFIX: Final = "AKIA"
 SECRET_BYTES: Final = 30
 _ID_BYTES: Final = 10
-_SALT_SIZE: Final = 16
-_LABEL: Final = b"kmsfs/v1/credential\0"
 
 _log = logging.getLogger(__name__)
-
-
-def sealing_key_id(region: Region) -> bytes:
-    """Return the CKA_ID of the key that a region's secrets are sealed under."""
-    return hashlib.sha256(b"kmsfs credential key\0" + region.encode()).digest()
 
 
 class Credentials:
@@ -108,11 +100,10 @@ class Credentials:
         self, service: RegionService, access_key_id: str, principal: str, secret: bytes, now: float
     ) -> None:
         region = service.config.region
-        key_id = sealing_key_id(region)
         with exclusive(self._home):
-            if not service.hsm.holds(key_id):
-                service.hsm.generate(KeyKind.HMAC, key_id, f"kmsfs:credentials:{region}")
-        entry = CredentialEntry(access_key_id, principal, _seal(service, access_key_id, secret), now)
+            CREDENTIAL_KEY.make(service.hsm, region)
+        sealed = CREDENTIAL_KEY.seal(service.hsm, region, secret, access_key_id=access_key_id)
+        entry = CredentialEntry(access_key_id, principal, sealed, now)
 
         def decide(snapshot: Snapshot) -> Changes:
             return Changes(puts=[("credentials", credential_values(snapshot.region, entry))])
@@ -127,31 +118,11 @@ class Credentials:
         return secret
 
 
-def _seal(service: RegionService, access_key_id: str, secret: bytes) -> str:
-    salt, nonce = random_bytes(_SALT_SIZE), random_bytes(NONCE_SIZE)
-    key = _one_time_key(service, salt)
-    return (salt + nonce + gcm_seal(key, nonce, secret, _context(service, access_key_id))).hex()
-
-
 def _open(service: RegionService, entry: CredentialEntry) -> bytes:
-    sealed = bytes.fromhex(entry.sealed_secret)
-    salt, rest = sealed[:_SALT_SIZE], sealed[_SALT_SIZE:]
-    key = _one_time_key(service, salt)
+    name = entry.access_key_id
     try:
-        return gcm_open(key, rest[:NONCE_SIZE], rest[NONCE_SIZE:], _context(service, entry.access_key_id))
+        return CREDENTIAL_KEY.open(
+            service.hsm, service.config.region, entry.sealed_secret, access_key_id=name
+        )
     except IntegrityError:
-        raise IntegrityError(f"secret of access key {entry.access_key_id} is not authentic") from None
-
-
-def _one_time_key(service: RegionService, salt: bytes) -> bytes:
-    return service.hsm.hmac(sealing_key_id(service.config.region), _LABEL + salt)
-
-
-def _context(service: RegionService, access_key_id: str) -> bytes:
-    return encode_context(
-        {
-            "kmsfs:purpose": "credential",
-            "kmsfs:region": service.config.region,
-            "kmsfs:access-key-id": access_key_id,
-        }
-    )
+        raise IntegrityError(f"secret of access key {name} is not authentic") from None

@@ -51,6 +51,11 @@ _GENERATE: Final = {
     KeyKind.AES: (KeyType.AES, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT),
     KeyKind.HMAC: (KeyType.GENERIC_SECRET, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN),
 }
+_CAPABILITIES: Final = {
+    MechanismFlag.ENCRYPT: Attribute.ENCRYPT,
+    MechanismFlag.DECRYPT: Attribute.DECRYPT,
+    MechanismFlag.SIGN: Attribute.SIGN,
+}
 _TEMPLATE: Final = {
     Attribute.PRIVATE: True,
     Attribute.SENSITIVE: True,
@@ -133,6 +138,28 @@ class Pkcs11Hsm:
                     mechanism=mechanism, template=_TEMPLATE,
                 )
             )  # fmt: skip
+
+    def put(self, kind: KeyKind, object_id: bytes, label: str, value: bytes) -> None:
+        """Make a sensitive, not extractable key of a value that the caller knows."""
+        if not isinstance(object_id, bytes) or not isinstance(label, str) or not isinstance(value, bytes):
+            raise TypeError("object id and value must be bytes and label must be str")
+        key_type, _, capabilities = _GENERATE[kind]
+        attributes = {
+            **_TEMPLATE,
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: key_type,
+            Attribute.TOKEN: True,
+            Attribute.ID: object_id,
+            Attribute.LABEL: label,
+            Attribute.VALUE: value,
+            **{attribute: bool(flag & capabilities) for flag, attribute in _CAPABILITIES.items()},
+        }
+        with self._module.lock, self._module.alone(self._conf):
+            self._with_session(lambda session: session.create_object(attributes))
+
+    def random(self, count: int) -> bytes:
+        """Return bytes of the token's random number generator."""
+        return bytes(self._with_session(lambda session: session.generate_random(count * 8)))
 
     def destroy(self, object_id: bytes) -> None:
         """Destroy the key; one that is not there is no error."""

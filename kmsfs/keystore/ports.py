@@ -48,6 +48,12 @@ class Hsm(Protocol):
     def generate(self, kind: KeyKind, object_id: bytes, label: str) -> None:
         """Make a sensitive, not extractable key in the token."""
 
+    def put(self, kind: KeyKind, object_id: bytes, label: str, value: bytes) -> None:
+        """Make a sensitive, not extractable key of a value that the caller knows."""
+
+    def random(self, count: int) -> bytes:
+        """Return bytes of the token's random number generator."""
+
     def destroy(self, object_id: bytes) -> None:
         """Destroy the key; one that is not there is no error."""
 

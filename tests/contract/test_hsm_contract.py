@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from testkit.tokens import PIN, make_softhsm, make_token
 
+from kmsfs.crypto.aead import gcm_seal
 from kmsfs.errors import HsmError, InsecureKeyError, IntegrityError, KeyNotFoundError, TokenNotFoundError
 from kmsfs.format.blob import Suite
 from kmsfs.keystore import softhsm
@@ -85,6 +86,22 @@ def test_hmac_is_a_function_of_key_and_message(hsm: Hsm) -> None:
     assert hsm.hmac(HMAC, b"") != hmac.digest(b"", b"", hashlib.sha256)
 
 
+def test_a_key_of_a_known_value_computes_with_it_and_keeps_it(hsm: Hsm) -> None:
+    value = hsm.random(32)
+    hsm.put(KeyKind.HMAC, b"p" * 32, "put", value)
+    hsm.put(KeyKind.AES, b"q" * 32, "put too", value)
+    assert hsm.hmac(b"p" * 32, b"message") == hmac.digest(value, b"message", hashlib.sha256)
+    assert hsm.encrypt_gcm(b"q" * 32, IV, b"x", AAD) == gcm_seal(value, IV, b"x", AAD)
+    listed = {key.object_id: key for key in hsm.list_keys()}
+    assert [listed[name * 32].label for name in (b"p", b"q")] == ["put", "put too"]
+    assert all(key.sensitive and not key.extractable for key in listed.values())
+
+
+def test_the_tokens_random_bytes_do_not_repeat(hsm: Hsm) -> None:
+    assert [len(hsm.random(count)) for count in (1, 32)] == [1, 32]
+    assert hsm.random(32) != hsm.random(32)
+
+
 def test_keys_are_listed_as_sensitive_and_not_extractable(hsm: Hsm) -> None:
     listed = {key.object_id: key for key in hsm.list_keys()}
     assert {object_id: key.label for object_id, key in listed.items()} == {
@@ -135,6 +152,8 @@ def test_values_of_a_wrong_type_never_reach_the_module(hsm: Hsm) -> None:
         hsm.generate(KeyKind.AES, b"n" * 32, 123)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         hsm.holds("not bytes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        hsm.put(KeyKind.AES, b"n" * 32, "label", "not bytes")  # type: ignore[arg-type]
 
 
 def test_softhsm_can_suite_1(hsm: Hsm) -> None:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 RECORD_NAME = b".kmsfs.dir"
 SUPERBLOCK_NAME = b"kmsfs.tree"
 LINKS_NAME = b"kmsfs.links"
+WORK_NAME = b"kmsfs.work"
 _OWN_PREFIX = b"kmsfs."
 _MAX_FDS = 256
 _MAX_LONG_NAME = 400  # bytes of an encrypted name of 255 bytes

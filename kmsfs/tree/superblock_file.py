@@ -1,4 +1,4 @@
-"""A tree as a whole: making one, opening its superblock, holding its lock."""
+"""A tree as a whole: making one, opening its superblock, holding its locks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kmsfs.format.layout import check_chunk_size
 from kmsfs.format.superblock import MAX_SIZE, Superblock, TreeSlot
 from kmsfs.ids import DirId, TreeId
 from kmsfs.storage import backing, durable
-from kmsfs.tree.directories import RECORD_NAME, SUPERBLOCK_NAME
+from kmsfs.tree.directories import RECORD_NAME, SUPERBLOCK_NAME, WORK_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,5 +143,25 @@ def lock_tree(root_fd: int, path: Path, *, shared: bool) -> int:
             raise
         raise TreeBusyError(
             f"{path} is mounted already", hint="unmount it first; kmsfs status lists the mounts"
+        ) from None
+    return fd
+
+
+def lock_work(root_fd: int, path: Path) -> int:
+    """Be the only tool that changes the keys and zones of a tree, mounted or not. Returns the holding fd."""
+    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(WORK_NAME, flags, 0o600, dir_fd=root_fd)
+    try:
+        if os.geteuid() == 0:  # the tree's owner can hold it the next time
+            owner = os.fstat(root_fd)
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise TreeBusyError(
+            f"{path}: another command changes the keys of this tree and holds its {os.fsdecode(WORK_NAME)}",
+            hint="wait until it has ended",
         ) from None
     return fd

@@ -1,0 +1,1 @@
+"""Work on whole trees: what changes their keys, file by file, mounted or not."""

@@ -4,6 +4,7 @@ Bytes only: the MAC is carried, not checked. kmsfs.envelope.file_key binds it to
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,6 +25,7 @@ MAX_CHUNK_WRITES = 1 << 31
 _DIRTY = 1
 _FIXED = struct.Struct(">8sHHBBHHBBI Q32s32sQQ")
 _SLOT = struct.Struct(f">H{MAX_BLOB}s")
+_SLOT_COUNT_AT = 18
 _EXTENT_SIZE = 12
 _EXTENTS_AT = _FIXED.size
 _SLOTS_AT = _EXTENTS_AT + MAX_EXTENTS * _EXTENT_SIZE
@@ -134,6 +136,17 @@ class FileHeader:
             holes=_parse_extents(raw, extent_count),
             read_only_flags=read_only,
         )
+
+
+def slots_begin_with(raw: bytes, prefixes: Sequence[bytes]) -> bool:
+    """Whether both copies hold exactly one slot for each prefix, in that order. Proves nothing; costs no parsing."""
+    for copy in (0, HEADER_COPY_SIZE):
+        if raw[copy + _SLOT_COUNT_AT] != len(prefixes):
+            return False
+        first = copy + _SLOTS_AT + 2
+        if not all(raw.startswith(prefix, first + n * _SLOT.size) for n, prefix in enumerate(prefixes)):
+            return False
+    return True
 
 
 def header_mac(raw: bytes) -> tuple[bytes, bytes]:

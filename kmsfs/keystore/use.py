@@ -27,6 +27,7 @@ from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.transitions import Operation, next_state
 
 MAX_DATA_KEY_SIZE = 1024
+_Recorder = Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording]
 
 
 class KeyUse(Regions):
@@ -64,7 +65,7 @@ class KeyUse(Regions):
                 f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
                 hint="encrypt larger data under a data key: kmsfs generate-data-key",
             )
-        return self._encrypt(ref, plaintext, context, region, "Encrypt")
+        return self._encrypt(ref, plaintext, context, region, "Encrypt", self.audits.use)
 
     def decrypt(
         self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
@@ -92,7 +93,9 @@ class KeyUse(Regions):
         source = self._decrypt(
             blob, source_context, source_ref, source_region, self.audits.use, "ReEncryptFrom"
         )
-        target = self._encrypt(destination_ref, source.plaintext, destination_context, region, "ReEncryptTo")
+        target = self._encrypt(
+            destination_ref, source.plaintext, destination_context, region, "ReEncryptTo", self.audits.use
+        )
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
         )
@@ -114,6 +117,14 @@ class KeyUse(Regions):
     def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
         """Return the data key of a file that is opened: as ``decrypt``, but counted (``Audits.count``)."""
         return self._decrypt(blob, context, ref, None, self.audits.counted_use, "Decrypt").plaintext
+
+    def unwrap_to_rewrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
+        """Return the data key of a file that gets new slots: counted like ``unwrap``, as one half of a ReEncrypt."""
+        return self._decrypt(blob, context, ref, None, self.audits.counted_use, "ReEncryptFrom").plaintext
+
+    def rewrap(self, ref: str, data_key: bytes, context: Mapping[str, str]) -> EncryptResult:
+        """Wrap the data key of a file anew: the other half."""
+        return self._encrypt(ref, data_key, context, None, "ReEncryptTo", self.audits.counted_use)
 
     def is_fast(self, key_arn: str) -> bool:
         """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
@@ -137,11 +148,17 @@ class KeyUse(Regions):
 
     # --- inside ---------------------------------------------------------------------------------
     def _encrypt(
-        self, ref: str, plaintext: bytes, context: Mapping[str, str], region: str | None, action: str
+        self,
+        ref: str,
+        plaintext: bytes,
+        context: Mapping[str, str],
+        region: str | None,
+        action: str,
+        recording: _Recorder,
     ) -> EncryptResult:
         encoded = _encoded(context)
         service, key_id = self._locate(ref, region)
-        with self.audits.use(service, action, key_id, context):
+        with recording(service, action, key_id, context):
             return EncryptResult(*service.seal(service.key(key_id), Operation.ENCRYPT, plaintext, encoded))
 
     def _decrypt(
@@ -150,7 +167,7 @@ class KeyUse(Regions):
         context: Mapping[str, str],
         ref: str | None,
         region: str | None,
-        recording: Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording],
+        recording: _Recorder,
         action: str,
     ) -> DecryptResult:
         parsed, encoded = _parsed(blob), _encoded(context)

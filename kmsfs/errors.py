@@ -40,6 +40,10 @@ class InvalidRequestError(KeystoreError):
     """A parameter is out of its documented range (AWS: ValidationException)."""
 
 
+class UnsupportedOperationError(KeystoreError):
+    """The key's kind, or the token's module, cannot do that at all."""
+
+
 class LimitExceededError(KeystoreError):
     """A quota is used up."""
 

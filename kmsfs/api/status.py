@@ -28,6 +28,7 @@ _KEY_UNAVAILABLE: Final = WireError("KeyUnavailableException", 500, "The key's t
 WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.KmsfsError: _INTERNAL,
     errors.InvalidRequestError: WireError("ValidationException"),
+    errors.UnsupportedOperationError: WireError("UnsupportedOperationException"),
     errors.LimitExceededError: WireError("LimitExceededException"),
     errors.RegionNotFoundError: WireError("NotFoundException"),
     errors.KeyNotFoundError: WireError("NotFoundException", message="Key '{resource}' does not exist"),

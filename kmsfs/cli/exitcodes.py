@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     METADATA_UNAVAILABLE = 13
     AUDIT_UNAVAILABLE = 14
     AUDIT_BROKEN = 15
+    UNSUPPORTED = 16
     MODULE_INVALID = 20
     TOKEN_NOT_FOUND = 21
     PIN_UNAVAILABLE = 22
@@ -61,6 +62,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.IntegrityError: ExitCode.INTEGRITY,
     errors.KeyExhaustedError: ExitCode.LIMIT_EXCEEDED,
     errors.InvalidRequestError: ExitCode.USAGE,
+    errors.UnsupportedOperationError: ExitCode.UNSUPPORTED,
     errors.LimitExceededError: ExitCode.LIMIT_EXCEEDED,
     errors.RegionNotFoundError: ExitCode.NOT_FOUND,
     errors.KeyNotFoundError: ExitCode.NOT_FOUND,

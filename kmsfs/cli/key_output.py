@@ -21,7 +21,8 @@ def print_key(key: "KeyMetadata", as_json: bool) -> None:
         "created": local_time(key.created_at),
         "description": key.description,
         "manager": key.manager.value,
-        "material": key.current_material_id.hex(),
+        "usage": key.usage.value,
+        "material": "none yet" if key.current_material_id is None else key.current_material_id.hex(),
     }
     if key.deletion_at is not None:
         fields["deleted on"] = local_time(key.deletion_at)

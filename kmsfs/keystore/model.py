@@ -26,6 +26,37 @@ class KeyManager(StrEnum):
     OWNED = "OWNED"  # the keystore's own: hidden from every listing
 
 
+class KeyUsage(StrEnum):
+    """What a CMK is for."""
+
+    ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
+    GENERATE_VERIFY_MAC = "GENERATE_VERIFY_MAC"
+
+
+class KeySpec(StrEnum):
+    """What kind of key the material of a CMK is."""
+
+    SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
+    HMAC_224 = "HMAC_224"
+    HMAC_256 = "HMAC_256"
+    HMAC_384 = "HMAC_384"
+    HMAC_512 = "HMAC_512"
+
+
+class Origin(StrEnum):
+    """Where the material of a CMK comes from."""
+
+    AWS_KMS = "AWS_KMS"  # made in the token
+    EXTERNAL = "EXTERNAL"  # imported
+
+
+class ImportState(StrEnum):
+    """What keeps a material from being used, although its key has it."""
+
+    MISSING = "Missing"  # it expired or was deleted, and may be imported again
+    PENDING_ROTATION = "PendingRotation"  # imported, and becomes the current one at the next rotation
+
+
 class RotationType(StrEnum):
     """Why a CMK was given new material."""
 
@@ -65,6 +96,10 @@ class Material:
     suite: Suite
     created_at: float
     rotation_type: RotationType | None = None  # None: the first one
+    expires_at: float | None = None
+    import_state: ImportState | None = None
+    description: str | None = None
+    sealed: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +114,61 @@ class KeyMetadata:
     state: KeyState
     manager: KeyManager
     created_at: float
-    current_material_id: MaterialId
+    current_material_id: MaterialId | None  # None until the first import
     materials: tuple[Material, ...]
     deletion_at: float | None = None
     rotation_period_days: int | None = None
     next_rotation_at: float | None = None
+    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
+    spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
+    origin: Origin = Origin.AWS_KMS
+    primary_region: Region | None = None  # None: no multi-region key
+    replica_regions: tuple[Region, ...] = ()
 
     def to_aws(self) -> dict[str, object]:
         """Return AWS's KeyMetadata structure."""
-        deletion = {} if self.deletion_at is None else {"DeletionDate": self.deletion_at}
         return {
-            **deletion,
+            **self._dates(),
+            **self._algorithms(),
             "AWSAccountId": self.account,
             "KeyId": self.key_id,
             "Arn": self.arn,
             "CreationDate": self.created_at,
             "Enabled": self.state is KeyState.ENABLED,
             "Description": self.description,
-            "KeyUsage": "ENCRYPT_DECRYPT",
+            "KeyUsage": self.usage.value,
             "KeyState": self.state.value,
-            "Origin": "AWS_KMS",
+            "Origin": self.origin.value,
             "KeyManager": self.manager.value,
-            "KeySpec": "SYMMETRIC_DEFAULT",
-            "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT",
-            "EncryptionAlgorithms": ["SYMMETRIC_DEFAULT"],
-            "MultiRegion": False,
-            "CurrentKeyMaterialId": self.current_material_id.hex(),
+            "KeySpec": self.spec.value,
+            "CustomerMasterKeySpec": self.spec.value,
+            "MultiRegion": self.primary_region is not None,
         }
+
+    def _dates(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        if self.deletion_at is not None:
+            found["DeletionDate"] = self.deletion_at
+        current = self.current_material
+        if self.origin is Origin.EXTERNAL and current is not None and current.import_state is None:
+            if current.expires_at is None:
+                found["ExpirationModel"] = "KEY_MATERIAL_DOES_NOT_EXPIRE"
+            else:
+                found |= {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": current.expires_at}
+        return found
+
+    def _algorithms(self) -> dict[str, object]:
+        if self.usage is KeyUsage.GENERATE_VERIFY_MAC:
+            return {"MacAlgorithms": [self.spec.value.replace("HMAC_", "HMAC_SHA_")]}
+        found: dict[str, object] = {"EncryptionAlgorithms": ["SYMMETRIC_DEFAULT"]}
+        if self.current_material_id is not None:
+            found["CurrentKeyMaterialId"] = self.current_material_id.hex()
+        return found
+
+    @property
+    def current_material(self) -> Material | None:
+        """The material that the key encrypts under."""
+        return next((m for m in self.materials if m.material_id == self.current_material_id), None)
 
     @property
     def rotates(self) -> bool:

@@ -16,6 +16,7 @@ from kmsfs.errors import (
     IntegrityError,
     InvalidCiphertextError,
     KeyExhaustedError,
+    KeyStateError,
     UnknownMaterialError,
 )
 from kmsfs.format.blob import Blob, Suite
@@ -94,6 +95,8 @@ class RegionService:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
         next_state(key.state, operation, key.arn)
         material_id = key.current_material_id
+        if material_id is None:
+            raise KeyStateError(f"key {key.arn} has no material yet")
         entry = self.snapshot.materials[material_id]
         suite = entry.material.suite
         if suite is Suite.HSM_GCM:

@@ -7,13 +7,24 @@ version can add a column without making every older row look edited.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from struct import Struct
 from typing import Final
 
 from kmsfs.errors import MetadataTamperedError
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.audit import Segment
-from kmsfs.keystore.model import AliasEntry, CredentialEntry, GrantEntry, KeyMetadata, Material, UserEntry
+from kmsfs.keystore.model import (
+    AliasEntry,
+    CredentialEntry,
+    GrantEntry,
+    KeyMetadata,
+    KeySpec,
+    KeyUsage,
+    Material,
+    Origin,
+    UserEntry,
+)
 from kmsfs.keystore.ports import Row, Value
 
 MICROSECONDS: Final = 1_000_000  # times in rows are counts of them
@@ -64,10 +75,15 @@ def key_values(key: KeyMetadata) -> Values:
         "manager": key.manager.value,
         "description": key.description,
         "created_at": to_microseconds(key.created_at),
-        "current_material": key.current_material_id.hex(),
+        "current_material": "" if key.current_material_id is None else key.current_material_id.hex(),
         "deletion_at": _moment(key.deletion_at),
         "rotation_period_days": key.rotation_period_days,
         "next_rotation_at": _moment(key.next_rotation_at),
+        "key_usage": _unless(key.usage, KeyUsage.ENCRYPT_DECRYPT),
+        "key_spec": _unless(key.spec, KeySpec.SYMMETRIC_DEFAULT),
+        "origin": _unless(key.origin, Origin.AWS_KMS),
+        "primary_region": key.primary_region,
+        "replica_regions": ",".join(key.replica_regions) or None,
     }
 
 
@@ -81,6 +97,10 @@ def material_values(region: Region, key_id: KeyId, material: Material, uses_rese
         "created_at": to_microseconds(material.created_at),
         "uses_reserved": uses_reserved,
         "rotation_type": None if material.rotation_type is None else material.rotation_type.value,
+        "expires_at": _moment(material.expires_at),
+        "import_state": None if material.import_state is None else material.import_state.value,
+        "description": material.description,
+        "sealed": material.sealed,
     }
 
 
@@ -173,6 +193,11 @@ def _pairs(pairs: Mapping[str, str] | None) -> str | None:
 def to_microseconds(timestamp: float) -> int:
     """Return a time as the integer that rows hold."""
     return round(timestamp * MICROSECONDS)
+
+
+def _unless(value: StrEnum, usual: StrEnum) -> str | None:
+    """Return the value, or None for what rows of before there was a choice stand for."""
+    return None if value is usual else value.value
 
 
 def _moment(timestamp: float | None) -> int | None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 SCHEMA = sa.MetaData()
 INFO = sa.Table("schema_info", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
@@ -32,10 +32,15 @@ TABLES: Final = {
         sa.Column("manager", sa.String(32), nullable=False),
         sa.Column("description", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),  # microseconds since 1970, as all times here
-        sa.Column("current_material", sa.String(64), nullable=False),
+        sa.Column("current_material", sa.String(64), nullable=False),  # "" until the first import
         sa.Column("deletion_at", sa.BigInteger),
         sa.Column("rotation_period_days", sa.Integer),
         sa.Column("next_rotation_at", sa.BigInteger),
+        sa.Column("key_usage", sa.String(32)),  # NULL: ENCRYPT_DECRYPT
+        sa.Column("key_spec", sa.String(32)),  # NULL: SYMMETRIC_DEFAULT
+        sa.Column("origin", sa.String(32)),  # NULL: AWS_KMS
+        sa.Column("primary_region", sa.String(32)),  # NULL: no multi-region key
+        sa.Column("replica_regions", sa.Text),  # with commas between them
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "materials": sa.Table(
@@ -48,6 +53,10 @@ TABLES: Final = {
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("uses_reserved", sa.BigInteger, nullable=False),  # encryptions that may have been made
         sa.Column("rotation_type", sa.String(32)),
+        sa.Column("expires_at", sa.BigInteger),  # NULL: never
+        sa.Column("import_state", sa.String(32)),  # NULL: in use; else model.ImportState
+        sa.Column("description", sa.Text),  # what an import said of it
+        sa.Column("sealed", sa.Text),  # multi-region keys: a copy under an owned key of the token
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "aliases": sa.Table(
@@ -149,7 +158,22 @@ def _to_3(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {column}")
 
 
-_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3}
+def _to_4(connection: sa.Connection) -> None:
+    for column in (
+        "keys ADD COLUMN key_usage VARCHAR(32)",
+        "keys ADD COLUMN key_spec VARCHAR(32)",
+        "keys ADD COLUMN origin VARCHAR(32)",
+        "keys ADD COLUMN primary_region VARCHAR(32)",
+        "keys ADD COLUMN replica_regions TEXT",
+        "materials ADD COLUMN expires_at BIGINT",
+        "materials ADD COLUMN import_state VARCHAR(32)",
+        "materials ADD COLUMN description TEXT",
+        "materials ADD COLUMN sealed TEXT",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {column}")
+
+
+_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3, 3: _to_4}
 """What makes a database of that version one of the next."""
 
 

@@ -16,10 +16,14 @@ from kmsfs.keystore.model import (
     AliasEntry,
     CredentialEntry,
     GrantEntry,
+    ImportState,
     KeyManager,
     KeyMetadata,
+    KeySpec,
     KeyState,
+    KeyUsage,
     Material,
+    Origin,
     RotationType,
     UserEntry,
 )
@@ -191,7 +195,8 @@ def _key(
     values: Values, region: Region, account: str, materials: Mapping[KeyId, list[Material]]
 ) -> KeyMetadata:
     key_id = KeyId(str(values["key_id"]))
-    period = values.get("rotation_period_days")
+    period, current = values.get("rotation_period_days"), str(values["current_material"])
+    primary, replicas = values.get("primary_region"), str(values.get("replica_regions") or "")
     return KeyMetadata(
         key_id=key_id,
         arn=key_arn(region, account, key_id),
@@ -201,26 +206,39 @@ def _key(
         state=KeyState.PENDING_DELETION if values["state"] == CONDEMNED else KeyState(str(values["state"])),
         manager=KeyManager(str(values["manager"])),
         created_at=_int(values["created_at"]) / MICROSECONDS,
-        current_material_id=MaterialId(bytes.fromhex(str(values["current_material"]))),
+        current_material_id=MaterialId(bytes.fromhex(current)) if current else None,
         materials=tuple(materials.get(key_id, ())),
         deletion_at=_time(values.get("deletion_at")),
         rotation_period_days=None if period is None else _int(period),
         next_rotation_at=_time(values.get("next_rotation_at")),
+        usage=KeyUsage(str(values.get("key_usage") or KeyUsage.ENCRYPT_DECRYPT)),
+        spec=KeySpec(str(values.get("key_spec") or KeySpec.SYMMETRIC_DEFAULT)),
+        origin=Origin(str(values.get("origin") or Origin.AWS_KMS)),
+        primary_region=None if primary is None else Region(str(primary)),
+        replica_regions=tuple(Region(name) for name in replicas.split(",") if name),
     )
 
 
 def _material(values: Values) -> Material:
-    rotation = values.get("rotation_type")
+    rotation, imported = values.get("rotation_type"), values.get("import_state")
     return Material(
         _material_id(values),
         Suite(_int(values["suite"])),
         _int(values["created_at"]) / MICROSECONDS,
         None if rotation is None else RotationType(str(rotation)),
+        expires_at=_time(values.get("expires_at")),
+        import_state=None if imported is None else ImportState(str(imported)),
+        description=_text(values.get("description")),
+        sealed=_text(values.get("sealed")),
     )
 
 
 def _material_id(values: Values) -> MaterialId:
     return MaterialId(bytes.fromhex(str(values["material_id"])))
+
+
+def _text(value: Value) -> str | None:
+    return None if value is None else str(value)
 
 
 def _time(value: Value) -> float | None:

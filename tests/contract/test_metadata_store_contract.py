@@ -60,7 +60,8 @@ def key(key_id: str, description: str = "") -> Row:
     values: dict[str, Value] = {
         "region": US, "key_id": key_id, "state": "Enabled", "manager": "CUSTOMER", "description": description,
         "created_at": 1, "current_material": "c" * 64, "deletion_at": None, "rotation_period_days": None,
-        "next_rotation_at": None,
+        "next_rotation_at": None, "key_usage": None, "key_spec": None, "origin": None, "primary_region": None,
+        "replica_regions": None,
     }  # fmt: skip
     return Row("keys", values, MAC)
 
@@ -68,7 +69,8 @@ def key(key_id: str, description: str = "") -> Row:
 def material(material_id: str) -> Row:
     values: dict[str, Value] = {
         "region": US, "material_id": material_id, "key_id": "k1", "suite": 1, "created_at": 1,
-        "uses_reserved": 2**32, "rotation_type": None,
+        "uses_reserved": 2**32, "rotation_type": None, "expires_at": None, "import_state": None,
+        "description": None, "sealed": None,
     }  # fmt: skip
     return Row("materials", values, MAC)
 

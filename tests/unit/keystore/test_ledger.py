@@ -17,7 +17,19 @@ from kmsfs.format.blob import Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore.ledger import ATTEMPTS, Changes, Ledger
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
-from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeyState, Material, RegionConfig
+from kmsfs.keystore.model import (
+    AliasEntry,
+    ImportState,
+    KeyManager,
+    KeyMetadata,
+    KeySpec,
+    KeyState,
+    KeyUsage,
+    Material,
+    Origin,
+    RegionConfig,
+    RotationType,
+)
 from kmsfs.keystore.ports import ConflictError, Row
 from kmsfs.keystore.rows import (
     alias_values,
@@ -121,8 +133,49 @@ def test_what_was_written_is_read_and_proved(ledger: Ledger, connect: Callable[.
     assert snapshot.uses_reserved[MaterialId(b"\1" * 32)] == 7
 
 
+def test_a_key_of_every_kind_is_read_as_it_was_written(
+    ledger: Ledger, connect: Callable[..., Ledger]
+) -> None:
+    material = Material(
+        MaterialId(b"\3" * 32),
+        Suite.HSM_GCM,
+        1.5,
+        RotationType.ON_DEMAND,
+        expires_at=9.5,
+        import_state=ImportState.MISSING,
+        description="from the vault",
+        sealed="c0ffee",
+    )
+    key = replace(
+        ledger.snapshot.keys[KeyId("key-1")],
+        key_id=KeyId("key-3"),
+        arn=KeyArn("arn:aws:kms:us-east-1:000000000000:key/key-3"),
+        usage=KeyUsage.GENERATE_VERIFY_MAC,
+        spec=KeySpec.HMAC_384,
+        origin=Origin.EXTERNAL,
+        current_material_id=None,
+        materials=(material,),
+        primary_region=EU,
+        replica_regions=(US, Region("ap-south-1")),
+    )
+    row = material_values(US, key.key_id, material, 0)
+    ledger.commit(lambda _: Changes(puts=[("keys", key_values(key)), ("materials", row)]))
+    assert connect().snapshot.keys[key.key_id] == key
+
+
+def test_usual_values_are_those_of_rows_that_do_not_have_them(ledger: Ledger) -> None:
+    """So the MACs of rows that an older version wrote stay valid."""
+    key = ledger.snapshot.keys[KeyId("key-1")]
+    rows = [key_values(key), material_values(US, key.key_id, key.materials[0], 0)]
+    assert [name for row in rows for name, value in row.items() if value is None] == [
+        *("deletion_at", "rotation_period_days", "next_rotation_at", "key_usage", "key_spec", "origin"),
+        *("primary_region", "replica_regions", "rotation_type", "expires_at", "import_state"),
+        *("description", "sealed"),
+    ]
+
+
 def test_there_are_columns_of_five_tables(path: Path) -> None:
-    assert len(columns(path)) == 34
+    assert len(columns(path)) == 43
 
 
 TABLE_COLUMNS = [
@@ -130,8 +183,9 @@ TABLE_COLUMNS = [
     for table, names in {
         "region_state": "region account counter rows_digest mac",
         "keys": "region key_id state manager description created_at current_material deletion_at"
-        " rotation_period_days next_rotation_at mac",
-        "materials": "region material_id key_id suite created_at uses_reserved rotation_type mac",
+        " rotation_period_days next_rotation_at key_usage key_spec origin primary_region replica_regions mac",
+        "materials": "region material_id key_id suite created_at uses_reserved rotation_type expires_at"
+        " import_state description sealed mac",
         "aliases": "region name key_id created_at updated_at mac",
         "tags": "region tag_id tag_value mac",
     }.items()

@@ -8,7 +8,7 @@ from kmsfs.ids import Region
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.authorize import parses
 from kmsfs.keystore.home import load_region, region_names
-from kmsfs.keystore.lifecycle import KEY_LABEL_PREFIX
+from kmsfs.keystore.materials import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at

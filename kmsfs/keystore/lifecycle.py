@@ -1,28 +1,24 @@
 """The life of one region's keys: made, changed, given new material, deleted.
 
-Material is made in the token before the commit that names it, and destroyed again if that commit failed. It is
-destroyed for good only after the commit that condemns its key, so that no crash leaves a live key without it.
+Material is destroyed only after the commit that condemns its key, so that no crash leaves a live key without it.
 Each step may be repeated, and is made by whichever process comes first.
 """
 
-import fcntl
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import InvalidRequestError, KmsfsError, LimitExceededError
-from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
-from kmsfs.ids import KeyId, MaterialId
+from kmsfs.ids import KeyId
 from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.aliases import changeable, new_alias, require_free
 from kmsfs.keystore.arn import check_alias, key_arn
 from kmsfs.keystore.ledger import Changes, Ledger
+from kmsfs.keystore.materials import Materials
 from kmsfs.keystore.model import KeyManager, KeyMetadata, KeyState, Material, RegionConfig, RotationType
-from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.ports import Hsm
 from kmsfs.keystore.rows import (
     CONDEMNED,
     DELETED,
@@ -45,13 +41,6 @@ DEFAULT_PERIOD_DAYS: Final = 365
 MANAGED_PERIOD_DAYS: Final = 1095
 MAX_ON_DEMAND: Final = 25
 NO_TAGS: Final[Mapping[str, str]] = {}
-KEY_LABEL_PREFIX = "kmsfs:"
-_KINDS = {Suite.HSM_GCM: KeyKind.AES, Suite.HSM_KDF: KeyKind.HMAC}
-
-
-def key_label(key_id: KeyId) -> str:
-    """Return the CKA_LABEL that all material of a CMK carries."""
-    return KEY_LABEL_PREFIX + key_id
 
 
 class _OvertakenError(Exception):
@@ -66,6 +55,7 @@ class Lifecycle:
         self._hsm = hsm
         self._ledger = ledger
         self._now = now
+        self._materials = Materials(config, hsm, ledger, now)
         self.on_event: Callable[[str, KeyId], None] = lambda action, key_id: None  # what it does by itself
 
     def create(
@@ -83,7 +73,7 @@ class Lifecycle:
                 check_alias(alias)
             require_free(self._ledger.reload(), alias)
         config, key_id = self._config, KeyId(str(uuid.uuid4()))
-        material = self._generate_material(key_id)
+        material = self._materials.generate(key_id)
 
         def decide(snapshot: Snapshot) -> Changes:
             puts = [
@@ -99,7 +89,7 @@ class Lifecycle:
                 puts.append(("key_policies", key_policy_values(config.region, key_id, policy)))
             return Changes(puts=puts)
 
-        return self._commit_material(material, decide).key(key_id)
+        return self._materials.commit(material, decide).key(key_id)
 
     def change_state(self, key_id: KeyId, operation: Operation) -> KeyMetadata:
         """Enable or disable a CMK as the transition table says."""
@@ -177,7 +167,7 @@ class Lifecycle:
 
     def _bury(self, key_id: KeyId) -> None:
         """Third step: the material goes, then every row but the tombstone."""
-        with self._one_process():
+        with self._materials.one_process():
             key = self._ledger.reload().condemned.get(key_id)
             if key is None:
                 return
@@ -235,14 +225,14 @@ class Lifecycle:
 
     def rotate(self, seen: KeyMetadata, kind: RotationType) -> KeyMetadata:
         """Give the key ``seen`` new material, unless somebody did since it was seen."""
-        with self._one_process():
+        with self._materials.one_process():
             key = self._ledger.reload().key(seen.key_id)
             if not _same(key, seen):
                 return key
             return self._rotate(seen, kind)
 
     def _rotate(self, seen: KeyMetadata, kind: RotationType) -> KeyMetadata:
-        material = replace(self._generate_material(seen.key_id), rotation_type=kind)
+        material = replace(self._materials.generate(seen.key_id), rotation_type=kind)
 
         def decide(snapshot: Snapshot) -> Changes:
             key = snapshot.key(seen.key_id)
@@ -257,50 +247,12 @@ class Lifecycle:
             return Changes(puts=[("keys", key_values(moved)), ("materials", row)])
 
         try:
-            rotated = self._commit_material(material, decide).key(seen.key_id)
+            rotated = self._materials.commit(material, decide).key(seen.key_id)
         except _OvertakenError:
             return self._ledger.snapshot.key(seen.key_id)
         if kind is RotationType.AUTOMATIC:
             self.on_event("RotateKey", seen.key_id)
         return rotated
-
-    @contextmanager
-    def _one_process(self) -> Iterator[None]:
-        """Hold back the other processes that use an embedded token.
-
-        SoftHSM may not show a process an object that another one made while it made one of its own, and fails
-        if both destroy the same one. Without an embedded token, the commit alone decides who is first.
-        """
-        if self._config.token_dir is None:
-            yield
-            return
-        lock = os.open(self._config.token_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    def _generate_material(self, key_id: KeyId) -> Material:
-        material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self._config.suite, self._now())
-        self._hsm.generate(_KINDS[material.suite], material.material_id, key_label(key_id))
-        return material
-
-    def _commit_material(self, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
-        try:
-            return self._ledger.commit(decide)
-        except BaseException:
-            self._discard(material)
-            raise
-
-    def _discard(self, material: Material) -> None:
-        """Destroy what a commit that failed was to name, unless it is named all the same: the answer may be lost.
-
-        Where that cannot be told, the object stays: a material without a key harms nobody, and doctor finds it.
-        """
-        with suppress(KmsfsError):
-            if material.material_id not in self._ledger.reload().materials:
-                self._hsm.destroy(material.material_id)
 
 
 def _same(key: KeyMetadata, seen: KeyMetadata) -> bool:

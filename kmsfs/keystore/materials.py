@@ -1,0 +1,76 @@
+"""Key material in one region's token, and the commits that name it.
+
+Material is put into the token before the commit that names it, and destroyed again if that commit failed.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from kmsfs.crypto.entropy import random_bytes
+from kmsfs.errors import KmsfsError
+from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
+from kmsfs.ids import KeyId, MaterialId
+from kmsfs.keystore.ledger import Changes, Ledger
+from kmsfs.keystore.model import Material, RegionConfig
+from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.snapshot import Snapshot
+
+KEY_LABEL_PREFIX = "kmsfs:"
+_KINDS = {Suite.HSM_GCM: KeyKind.AES, Suite.HSM_KDF: KeyKind.HMAC}
+
+
+def key_label(key_id: KeyId) -> str:
+    """Return the CKA_LABEL that all material of a CMK carries."""
+    return KEY_LABEL_PREFIX + key_id
+
+
+class Materials:
+    """The key material of one region. Thread-safe."""
+
+    def __init__(self, config: RegionConfig, hsm: Hsm, ledger: Ledger, now: Callable[[], float]) -> None:
+        self._config = config
+        self._hsm = hsm
+        self._ledger = ledger
+        self._now = now
+
+    def generate(self, key_id: KeyId) -> Material:
+        """Make new material in the token."""
+        material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self._config.suite, self._now())
+        self._hsm.generate(_KINDS[material.suite], material.material_id, key_label(key_id))
+        return material
+
+    def commit(self, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
+        """Commit what names ``material``, which is taken back if that fails."""
+        try:
+            return self._ledger.commit(decide)
+        except BaseException:
+            self._discard(material)
+            raise
+
+    def _discard(self, material: Material) -> None:
+        """Destroy what a commit that failed was to name, unless it is named all the same: the answer may be lost.
+
+        Where that cannot be told, the object stays: a material without a key harms nobody, and doctor finds it.
+        """
+        with suppress(KmsfsError):
+            if material.material_id not in self._ledger.reload().materials:
+                self._hsm.destroy(material.material_id)
+
+    @contextmanager
+    def one_process(self) -> Iterator[None]:
+        """Hold back the other processes that use an embedded token.
+
+        SoftHSM may not show a process an object that another one made while it made one of its own, and fails
+        if both destroy the same one. Without an embedded token, the commit alone decides who is first.
+        """
+        if self._config.token_dir is None:
+            yield
+            return
+        lock = os.open(self._config.token_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)

@@ -76,6 +76,11 @@ class DataKeyCache:
             return pending.result()
         return self._unwrap(name, context, key_arn, mine)
 
+    def key_arns(self) -> set[str]:
+        """Return the CMKs that some data key here is under."""
+        with self._lock:
+            return {entry.key_arn for entry in self._entries.values()}
+
     def purge(self, key_arn: str | None = None) -> None:
         """Forget the data keys under one CMK, or all."""
         with self._lock:

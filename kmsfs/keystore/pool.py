@@ -1,10 +1,13 @@
 """Data keys made ahead of time, so that creating a file does not wait for the HSM.
 
-One pool for each CMK and tree. ``take`` looks at the key's state and material before it hands anything out: a
-disabled key's pool gives nothing, and after a rotation nothing under the old material.
+One pool for each tree and combination of CMKs that files are to be wrapped under: the zone's, without which there is no
+data key, and those of the replicas, of which one that does not answer is left out (replica.py). ``take`` looks at the
+state and material of every key before it hands anything out: a pool whose zone's key is disabled gives nothing, and
+after a rotation nothing under the old material.
 """
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
@@ -12,7 +15,8 @@ from typing import Final
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.format.aad import file_context, files_context
 from kmsfs.ids import FileId, KeyArn, MaterialId, TreeId
-from kmsfs.keystore.model import GeneratedDataKey
+from kmsfs.keystore.model import EncryptResult, GeneratedDataKey
+from kmsfs.keystore.replica import Replica
 from kmsfs.keystore.service import Keystore
 
 HIGH_WATERMARK: Final = 500
@@ -26,17 +30,26 @@ class ReadyKey:
 
     file_id: FileId
     data_key: bytes = field(repr=False)
-    blob: bytes
-    material_id: MaterialId
+    wanted: tuple[KeyArn, ...]  # what it was to be wrapped under: names the pool that it is from
+    slots: tuple[EncryptResult, ...]  # in the order of ``wanted``; without the replicas that did not answer
+
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """What the slots of a file's header hold."""
+        return tuple(slot.blob for slot in self.slots)
 
 
 class DataKeyPool:
-    """Ready keys of one CMK for one tree. Thread-safe."""
+    """Ready keys under one combination of CMKs for one tree. Thread-safe."""
 
-    def __init__(self, keystore: Keystore, key_arn: KeyArn, tree_id: TreeId) -> None:
+    def __init__(
+        self, keystore: Keystore, key_arn: KeyArn, tree_id: TreeId, replicas: Sequence[Replica] = ()
+    ) -> None:
         self._keystore = keystore
         self._key_arn = key_arn
         self._tree_id = tree_id
+        self._replicas = tuple(replicas)
+        self.wanted = (key_arn, *(replica.key_arn for replica in replicas))
         self._lock = Lock()
         self._ready: deque[ReadyKey] = deque()
 
@@ -49,19 +62,14 @@ class DataKeyPool:
         return len(self._ready) < LOW_WATERMARK
 
     def take(self) -> ReadyKey:
-        """Return a ready key, made now if none is left; raises if the CMK is not usable."""
-        try:
-            self._keystore.check_usable(self._key_arn, "GenerateDataKey", files_context(self._tree_id))
-        except BaseException:
-            self.drain()
-            raise
-        current = self._keystore.resolve(self._key_arn).current_material_id
+        """Return a ready key, made now if none is left; raises if the zone's CMK is not usable."""
+        current = self._usable_material()
         with self._lock:
             while self._ready:
                 ready = self._ready.popleft()
-                if ready.material_id == current:
+                if _is_under(ready, current):
                     return ready
-        return self._make()
+        return self._make(1)[0]
 
     def give_back(self, ready: ReadyKey) -> None:
         """Take back a key that was not used after all."""
@@ -73,23 +81,58 @@ class DataKeyPool:
         count = min(max_count, HIGH_WATERMARK - len(self._ready))
         if count <= 0:
             return 0
-        file_ids = [FileId(random_bytes(FILE_ID_SIZE)) for _ in range(count)]
-        contexts = [file_context(self._tree_id, file_id) for file_id in file_ids]
-        made = self._keystore.generate_data_keys(self._key_arn, contexts)
+        made = self._make(count)
         with self._lock:
-            self._ready.extend(map(_ready, file_ids, made))
+            self._ready.extend(made)
         return count
+
+    def weed(self) -> None:
+        """Forget the ready keys that ``take`` would not hand out; raises if the zone's CMK is not usable."""
+        current = self._usable_material()
+        with self._lock:
+            self._ready = deque(ready for ready in self._ready if _is_under(ready, current))
 
     def drain(self) -> None:
         """Forget all ready keys."""
         with self._lock:
             self._ready.clear()
 
-    def _make(self) -> ReadyKey:
-        file_id = FileId(random_bytes(FILE_ID_SIZE))
-        made = self._keystore.generate_data_key(self._key_arn, file_context(self._tree_id, file_id))
-        return _ready(file_id, made)
+    def callees(self) -> list[KeyArn]:
+        """Return the CMKs that making a key asks now."""
+        return [self._key_arn, *(replica.key_arn for replica in self._replicas if replica.material())]
+
+    def _usable_material(self) -> dict[KeyArn, MaterialId]:
+        """Return what a key that is made now is wrapped under. No HSM call."""
+        try:
+            self._keystore.check_usable(self._key_arn, "GenerateDataKey", files_context(self._tree_id))
+        except BaseException:
+            self.drain()
+            raise
+        current = {self._key_arn: self._keystore.resolve(self._key_arn).current_material_id}
+        for replica in self._replicas:
+            material = replica.material()
+            if material is not None:
+                current[replica.key_arn] = material
+        return current
+
+    def _make(self, count: int) -> list[ReadyKey]:
+        file_ids = [FileId(random_bytes(FILE_ID_SIZE)) for _ in range(count)]
+        contexts = [file_context(self._tree_id, file_id) for file_id in file_ids]
+        made = self._keystore.generate_data_keys(self._key_arn, contexts)
+        data_keys = [key.plaintext for key in made]
+        wraps = [replica.wrap(data_keys, contexts) for replica in self._replicas]
+        columns = [[_slot(key) for key in made], *(wrapped for wrapped in wraps if wrapped is not None)]
+        return [
+            ReadyKey(file_id, data_key, self.wanted, slots)
+            for file_id, data_key, slots in zip(file_ids, data_keys, zip(*columns, strict=True), strict=True)
+        ]
 
 
-def _ready(file_id: FileId, made: GeneratedDataKey) -> ReadyKey:
-    return ReadyKey(file_id, made.plaintext, made.blob, made.material_id)
+def _slot(made: GeneratedDataKey) -> EncryptResult:
+    return EncryptResult(made.blob, made.key_arn, made.material_id)
+
+
+def _is_under(ready: ReadyKey, current: Mapping[KeyArn, MaterialId]) -> bool:
+    return len(ready.slots) == len(current) and all(
+        current.get(slot.key_arn) == slot.material_id for slot in ready.slots
+    )

@@ -56,6 +56,22 @@ class KeyUse(Regions):
                 use.uses = len(made)
         return made
 
+    def wrap_data_keys(
+        self, ref: str, data_keys: Sequence[bytes], contexts: Sequence[Mapping[str, str]]
+    ) -> list[EncryptResult]:
+        """Encrypt every data key in its context; recorded as ``generate_data_keys`` is."""
+        encoded = [_encoded(context) for context in contexts]
+        service, key_id = self._locate(ref, None)
+        made: list[EncryptResult] = []
+        with self.audits.use(service, "Encrypt", key_id, shared_pairs(contexts)) as use:
+            try:
+                for data_key, context in zip(data_keys, encoded, strict=True):
+                    key = service.key(key_id)
+                    made.append(EncryptResult(*service.seal(key, Operation.ENCRYPT, data_key, context)))
+            finally:
+                use.uses = len(made)
+        return made
+
     def encrypt(
         self, ref: str, plaintext: bytes, context: Mapping[str, str], *, region: str | None = None
     ) -> EncryptResult:

@@ -6,6 +6,7 @@ A fast HSM is called inline, a slow one in a thread: never more than one call at
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -18,6 +19,7 @@ from kmsfs.format import aad
 from kmsfs.format.blob import parse_blob_head
 from kmsfs.keystore.audit import DONE
 from kmsfs.keystore.pool import DataKeyPool, ReadyKey
+from kmsfs.keystore.replica import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,35 +44,48 @@ class FileKeys:
         self._keystore = keystore
         self._cache = cache
         self._tree_id = tree_id
-        self._pools: dict[KeyArn, DataKeyPool] = {}
+        self._pools: dict[tuple[KeyArn, ...], DataKeyPool] = {}
+        self._replicas: dict[KeyArn, Replica] = {}
         self._lane = trio.CapacityLimiter(1)
         self._fill_wanted = trio.Event()
         self._uses: dict[tuple[int, str, KeyArn, str], int] = {}  # by user, action, key and result
 
-    async def take(self, key_arn: KeyArn, uid: int) -> ReadyKey:
-        """A data key for a new file. No checkpoint as long as the pool has one or the HSM is fast."""
-        pool = self.pool(key_arn)
+    async def take(self, wanted: tuple[KeyArn, ...], uid: int) -> ReadyKey:
+        """A data key for a new file. No checkpoint as long as the pool has one or the HSMs are fast."""
+        pool = self.pool(wanted)
         try:
-            ready = await self._run(key_arn, pool.take) if not len(pool) else pool.take()
+            ready = await self._run(pool.callees(), pool.take) if not len(pool) else pool.take()
         except KmsfsError as error:
-            self._count(uid, CREATE_FILE, key_arn, type(error).__name__)
+            self._count(uid, CREATE_FILE, wanted[0], type(error).__name__)
             raise
-        self._count(uid, CREATE_FILE, key_arn)
+        self._count(uid, CREATE_FILE, wanted[0])
         if pool.low:
             self._fill_wanted.set()
         return ready
 
-    def pool(self, key_arn: KeyArn) -> DataKeyPool:
-        """The pool of a CMK."""
-        pool = self._pools.get(key_arn)
+    def pool(self, wanted: tuple[KeyArn, ...]) -> DataKeyPool:
+        """The pool of a zone's CMK and the replicas'."""
+        pool = self._pools.get(wanted)
         if pool is None:
-            pool = self._pools[key_arn] = DataKeyPool(self._keystore, key_arn, self._tree_id)
+            replicas = [self._replica(key_arn) for key_arn in wanted[1:]]
+            pool = self._pools[wanted] = DataKeyPool(self._keystore, wanted[0], self._tree_id, replicas)
             self._fill_wanted.set()
         return pool
 
-    def give_back(self, key_arn: KeyArn, ready: ReadyKey) -> None:
+    def _replica(self, key_arn: KeyArn) -> Replica:
+        replica = self._replicas.get(key_arn)
+        if replica is None:
+            replica = self._replicas[key_arn] = Replica(self._keystore, key_arn, self._tree_id)
+        return replica
+
+    @property
+    def ready_count(self) -> int:
+        """How many files can be made without the HSM, over all pools."""
+        return sum(map(len, self._pools.values()))
+
+    def give_back(self, ready: ReadyKey) -> None:
         """A key that was taken for a file that was not written. No checkpoint."""
-        self.pool(key_arn).give_back(ready)
+        self.pool(ready.wanted).give_back(ready)
 
     def check_slots(self, header: FileHeader, uid: int) -> None:
         """Raise unless some slot of an open file may be used now. Microseconds, no HSM call."""
@@ -134,10 +149,13 @@ class FileKeys:
         assert problem is not None  # noqa: S101 - a parsed header has a slot
         raise problem
 
-    async def _run(self, key_arn: KeyArn, call: Callable[[], _T]) -> _T:
-        if self._keystore.is_fast(key_arn):
+    async def _run(self, callees: list[KeyArn], call: Callable[[], _T]) -> _T:
+        if self._are_fast(callees):
             return call()
         return await trio.to_thread.run_sync(call, limiter=self._lane)
+
+    def _are_fast(self, callees: list[KeyArn]) -> bool:
+        return all(self._keystore.is_fast(key_arn) for key_arn in callees)
 
     def _count(self, uid: int, action: str, key_arn: KeyArn, result: str = DONE) -> None:
         """Count a use for the audit log. A dictionary's own pace; only on the event loop."""
@@ -163,11 +181,11 @@ class FileKeys:
         while True:
             await self._fill_wanted.wait()
             self._fill_wanted = trio.Event()
-            for key_arn, pool in list(self._pools.items()):
+            for pool in list(self._pools.values()):
                 try:
                     # With a slow HSM, who waits for a key waits for at most one that is made ahead of time.
-                    step = _FILL_STEP if self._keystore.is_fast(key_arn) else 1
-                    while await self._run(key_arn, partial(pool.fill, step)):
+                    step = _FILL_STEP if self._are_fast(pool.callees()) else 1
+                    while await self._run(pool.callees(), partial(pool.fill, step)):
                         await trio.lowlevel.checkpoint()
                 except KmsfsError:
                     continue  # whoever takes a key gets the reason
@@ -186,16 +204,20 @@ class FileKeys:
                 told = str(error)
             else:
                 told = ""
-            for key_arn, pool in self._pools.items():
-                try:
-                    for action in ("Decrypt", "GenerateDataKey"):
-                        self._keystore.check_usable(key_arn, action, aad.files_context(self._tree_id))
-                except KmsfsError:
-                    pool.drain()
-                    self._cache.purge(key_arn)
-                else:
-                    if pool.low:
-                        self._fill_wanted.set()
+            self._forget_unusable()
+
+    def _forget_unusable(self) -> None:
+        """Forget the keys of CMKs that may not be used now, clear and wrapped."""
+        for key_arn in self._cache.key_arns():
+            try:
+                self._keystore.check_usable(key_arn, pairs=aad.files_context(self._tree_id))
+            except KmsfsError:
+                self._cache.purge(key_arn)
+        for pool in self._pools.values():
+            with suppress(KmsfsError):  # whoever takes a key gets the reason
+                pool.weed()
+                if pool.low:
+                    self._fill_wanted.set()
 
 
 class _SlowHsmError(Exception):

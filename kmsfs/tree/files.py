@@ -20,7 +20,6 @@ from kmsfs.tree.open_file import Buffer, OpenFile
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from kmsfs.ids import KeyArn
     from kmsfs.keystore.pool import ReadyKey
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Caller, Volume
@@ -123,23 +122,19 @@ class Files:
         file.handles -= 1
         if file.handles == 0:
             if file.ready is not None:
-                self._volume.file_keys.give_back(self._key_arn(file), file.ready)
+                self._volume.file_keys.give_back(file.ready)
                 file.ready = None
             self._volume.idle.add(file)
 
     async def _provide_key(self, file: OpenFile, uid: int) -> None:
         """Get the data key for the first write now, where the failure can still be told to the caller."""
         if file.ready is None:
-            key_arn = self._key_arn(file)
-            ready = await self._volume.file_keys.take(key_arn, uid)
+            directory = file.inode.parent or self._volume.inodes.root
+            ready = await self._volume.file_keys.take(self._volume.wanted_keys(directory), uid)
             if file.ready is None and file.header is None:
                 file.ready = ready
             else:
-                self._volume.file_keys.give_back(key_arn, ready)
-
-    def _key_arn(self, file: OpenFile) -> KeyArn:
-        """The CMK that a file's first write is to use."""
-        return self._volume.zone_key(file.inode.parent or self._volume.inodes.root)
+                self._volume.file_keys.give_back(ready)
 
     async def _load(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         fd, writable = self._open_backing(inode, write=write)

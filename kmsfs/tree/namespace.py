@@ -64,13 +64,12 @@ class Namespace:
 
         FileExistsError if the name is taken.
         """
-        key_arn = self._volume.zone_key(parent)
-        ready = await self._volume.file_keys.take(key_arn, caller.uid)
+        ready = await self._volume.file_keys.take(self._volume.wanted_keys(parent), caller.uid)
         try:
             entry = await self._announce(parent, name)
             return *self._create(parent, entry, mode, caller), ready
         except BaseException:
-            self._volume.file_keys.give_back(key_arn, ready)
+            self._volume.file_keys.give_back(ready)
             raise
 
     def _create(self, parent: Inode, entry: bytes, mode: int, caller: Caller) -> tuple[Entry, int]:

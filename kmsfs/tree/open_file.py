@@ -190,7 +190,7 @@ class OpenFile:
             file_id=ready.file_id,
             commitment=keys.commitment,
             chunk_size=self.chunk_size,
-            slots=(ready.blob,),
+            slots=ready.blobs,
             sealed_length=length,
             chunk_writes=chunk_writes,
         )

@@ -61,7 +61,7 @@ class Tree:
     async def run(self) -> None:
         """Background work, for ever: fill the pool, follow the keystore, keep the audit log, seal idle files."""
         if not self.options.read_only:
-            self.file_keys.pool(self.volume.block.default_key_arn)
+            self.file_keys.pool(self.volume.wanted_keys(self.volume.inodes.root))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.file_keys.keep_filled)
             nursery.start_soon(self.file_keys.follow, FOLLOW_INTERVAL_S)
@@ -87,7 +87,7 @@ class Tree:
             "idle_files": len(self.volume.idle),
             "unsealed_files": self.volume.idle.unsealed,
             "inodes": len(self.volume.inodes),
-            "ready_data_keys": len(self.file_keys.pool(block.default_key_arn)),
+            "ready_data_keys": self.file_keys.ready_count,
             "cached_data_keys": len(self._cache),
         }
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
+from kmsfs.format.header import MAX_SLOTS
 from kmsfs.format.layout import plain_size
+from kmsfs.ids import KeyArn
 from kmsfs.storage.backing import is_memory_backed
 from kmsfs.tree.directories import Directories
 from kmsfs.tree.inodes import Inode, InodeTable
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from kmsfs.envelope.tree_key import TreeKeys
     from kmsfs.format.superblock import Superblock
-    from kmsfs.ids import KeyArn
     from kmsfs.tree.file_keys import FileKeys
 
 _T = TypeVar("_T")
@@ -111,15 +112,23 @@ class Volume:
             return plain_size(status.st_size, self.chunk_size)
         return status.st_size
 
-    def zone_key(self, directory: Inode) -> KeyArn:
-        """The CMK for new files of a directory: its own zone's, or the nearest one's above."""
+    def wanted_keys(self, directory: Inode) -> tuple[KeyArn, ...]:
+        """The CMKs that files of a directory are to be wrapped under: the nearest zone's, then the replicas'.
+
+        Without a zone it is the tree's default key. The replicas are the other keys that open the tree.
+        """
+        zone_key = self._zone(directory) or self.block.default_key_arn
+        replicas = (slot.key_arn for slot in self.block.slots if slot.key_arn != self.block.default_key_arn)
+        return tuple(dict.fromkeys((zone_key, *replicas)))[:MAX_SLOTS]
+
+    def _zone(self, directory: Inode) -> KeyArn | None:
         at: Inode | None = directory
         while at is not None:
             zone = self.directories.record(at).zone
             if zone:
-                return zone  # type: ignore[return-value]
+                return KeyArn(zone)
             at = at.parent
-        return self.block.default_key_arn
+        return None
 
     def gone(self, inode: Inode, status: os.stat_result) -> None:
         """The last name of ``inode`` was removed; ``status`` is from just before."""

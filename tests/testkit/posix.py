@@ -16,6 +16,7 @@ import trio
 
 from kmsfs.format.header import FileHeader
 from kmsfs.format.layout import HEADER_COPY_SIZE
+from kmsfs.keystore.pool import DataKeyPool
 from kmsfs.keystore.service import Keystore
 from kmsfs.tree import attributes, renames, symlinks
 from kmsfs.tree.inodes import Inode
@@ -66,6 +67,11 @@ class Posix:
         await self.tree.close()
         self._seen.clear()
         self.tree = Tree(self.keystore, self.path, TreeOptions(**options) if options else self.options)
+
+    def pool(self) -> DataKeyPool:
+        """The pool of ready keys for files of the root."""
+        volume = self.tree.volume
+        return self.tree.file_keys.pool(volume.wanted_keys(volume.inodes.root))
 
     # --- names -------------------------------------------------------------------------------------------
     def find(self, path: bytes) -> Inode:

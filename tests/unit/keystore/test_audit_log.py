@@ -26,6 +26,7 @@ from kmsfs.keystore.audit_log import AuditLog, acting_for
 from kmsfs.keystore.audit_verify import CLOSED, OPEN
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.pool import DataKeyPool
+from kmsfs.keystore.replica import Replica
 from kmsfs.keystore.service import Keystore
 
 US, EU = "us-east-1", "eu-west-1"
@@ -151,6 +152,16 @@ def test_a_fill_of_the_pool_is_one_record_with_its_count(keystore: Keystore, sin
         ("GenerateDataKey", 16, tree),
         ("GenerateDataKey", 4, tree),
     ]
+
+
+def test_a_fill_is_recorded_in_the_replicas_region_too(keystore: Keystore, since: Any) -> None:
+    tree_id = TreeId(b"t" * 16)
+    replica = Replica(keystore, keystore.resolve(MAIN, region=US).arn, tree_id)
+    DataKeyPool(keystore, keystore.resolve(MAIN, region=EU).arn, tree_id, [replica]).fill(16)
+    tree = {"kmsfs:tree-id": tree_id.hex()}
+    assert [(r["action"], r["count"], r["context"]) for r in since(EU)] == [("GenerateDataKey", 16, tree)]
+    found = [(r["action"], r["key"], r["count"], r["context"], r["result"]) for r in since(US)]
+    assert found == [("Encrypt", replica.key_arn, 16, tree, "ok")]
 
 
 def test_a_fill_that_ends_early_counts_the_keys_it_made(

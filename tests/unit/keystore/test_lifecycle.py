@@ -187,7 +187,7 @@ def test_a_rotation_drains_the_pool(timed: Keystore) -> None:
     pool = DataKeyPool(timed, timed.resolve(MAIN, region=US).arn, TREE)
     pool.fill(5)
     key = timed.rotate_key(MAIN, region=US)
-    assert pool.take().material_id == key.current_material_id
+    assert pool.take().slots[0].material_id == key.current_material_id
     assert len(pool) == 0
 
 

@@ -25,7 +25,7 @@ async def stocked(posix: Posix) -> Posix:
     await posix.symlink(b"s", b"target")
     await posix.tree.xattrs.set(posix.find(b"f"), b"user.x", b"1")
     await posix.reopen()
-    posix.tree.file_keys.pool(posix.tree.volume.block.default_key_arn).fill(20)
+    posix.pool().fill(20)
     return posix
 
 
@@ -133,7 +133,7 @@ async def test_create_with_an_empty_pool_costs_one_call(posix: Posix) -> None:
 
 
 async def test_a_key_that_was_taken_for_nothing_goes_back(stocked: Posix) -> None:
-    pool = stocked.tree.file_keys.pool(stocked.tree.volume.block.default_key_arn)
+    pool = stocked.pool()
     held = len(pool)
     await stocked.put(b"never", b"")
     handle = await stocked.open(b"never", os.O_RDWR)
@@ -173,7 +173,7 @@ async def test_a_creation_whose_key_cannot_be_made_leaves_nothing(
     def gone(*_: object, **__: object) -> None:
         raise KeyDisabledError("as if just now")
 
-    monkeypatch.setattr(keystore, "generate_data_key", gone)
+    monkeypatch.setattr(keystore, "generate_data_keys", gone)
     inodes = len(posix.tree.volume.inodes)
     with pytest.raises(KeyDisabledError):
         await posix.create(b"f")

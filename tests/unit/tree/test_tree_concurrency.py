@@ -177,7 +177,7 @@ async def test_filling_the_pool_stalls_nobody(slow: Posix) -> None:
         await started(slow)
         assert await slow.get(b"a") == b"a"
         let_go(slow)
-        while not len(slow.tree.file_keys.pool(slow.tree.volume.block.default_key_arn)):
+        while not len(slow.pool()):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 

@@ -12,6 +12,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kmsfs.storage import backing
 from kmsfs.storage.backing import proc_path
 
 if TYPE_CHECKING:
@@ -33,3 +34,13 @@ def lent(fd: int, bits: int) -> Iterator[None]:
     finally:
         if stat.S_IMODE(os.fstat(fd).st_mode) == lent_mode:  # else somebody has changed it meanwhile
             os.chmod(proc_path(fd), stat.S_IMODE(status.st_mode))
+
+
+def open_lent(name: bytes, dir_fd: int, *, noatime: bool) -> int:
+    """Open a regular file of ours for reading and writing, which its mode does not allow."""
+    path_fd = backing.open_path(name, dir_fd)
+    try:
+        with lent(path_fd, stat.S_IRUSR | stat.S_IWUSR):
+            return backing.open_regular(name, dir_fd, write=True, noatime=noatime)
+    finally:
+        os.close(path_fd)

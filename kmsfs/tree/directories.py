@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.envelope.tree_key import MAX_NAME, SIDECAR_SUFFIX, TreeKeys, entry_name
+from kmsfs.envelope.tree_key import LONG_PREFIX, MAX_NAME, SIDECAR_SUFFIX, TreeKeys, entry_name
 from kmsfs.errors import FormatError, IntegrityError
 from kmsfs.format.directory import NO_DIRECTORY, RECORD_SIZE, DirectoryRecord
 from kmsfs.ids import DirId
@@ -160,11 +160,11 @@ class Directories:
     def clear_name(self, dir_fd: int, directory: DirectoryRecord, entry: bytes) -> bytes | None:
         """The clear name of a backing entry, or None for one that is not an entry of the tree."""
         encrypted = entry
+        if not is_entry(entry):
+            if not entry.startswith(_OWN_PREFIX) and entry != RECORD_NAME:
+                self._report(dir_fd, directory)
+            return None
         if b"." in entry:
-            if not entry.startswith(b"kmsfs.long.") or entry.endswith(SIDECAR_SUFFIX):
-                if not entry.startswith(_OWN_PREFIX) and entry != RECORD_NAME:
-                    self._report(dir_fd, directory)
-                return None
             try:
                 encrypted = backing.read_small(entry + SIDECAR_SUFFIX, dir_fd, _MAX_LONG_NAME)
             except (OSError, IntegrityError):
@@ -241,9 +241,14 @@ def write_sidecar(dir_fd: int, entry: bytes, encrypted: bytes) -> None:
         durable.replace(entry + SIDECAR_SUFFIX, dir_fd, encrypted)
 
 
+def is_entry(name: bytes) -> bool:
+    """Whether a backing name can be that of a clear one; the tree's own files and leftovers have a dot in theirs."""
+    return b"." not in name or (name.startswith(LONG_PREFIX) and not name.endswith(SIDECAR_SUFFIX))
+
+
 def is_leftover(name: bytes, siblings: set[bytes]) -> bool:
     """Whether a backing entry does not count when a directory is asked to be empty."""
     if name == RECORD_NAME or name.startswith(durable.TEMPORARY_PREFIX):
         return True
-    is_sidecar = name.startswith(b"kmsfs.long.") and name.endswith(SIDECAR_SUFFIX)
+    is_sidecar = name.startswith(LONG_PREFIX) and name.endswith(SIDECAR_SUFFIX)
     return is_sidecar and name.removesuffix(SIDECAR_SUFFIX) not in siblings

@@ -13,7 +13,7 @@ import trio
 from kmsfs.errors import IntegrityError
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
-from kmsfs.storage.lending import lent
+from kmsfs.storage.lending import open_lent
 from kmsfs.tree import recovery
 from kmsfs.tree.open_file import Buffer, OpenFile
 
@@ -185,12 +185,7 @@ class Files:
         """For writing: who may write, which the kernel has checked, may still not read, and the header must be read."""
         if refusal.errno != errno.EACCES:
             raise refusal
-        path_fd = backing.open_path(name, dir_fd)
-        try:
-            with lent(path_fd, stat.S_IRUSR | stat.S_IWUSR):
-                return backing.open_regular(name, dir_fd, write=True, noatime=noatime)
-        finally:
-            os.close(path_fd)
+        return open_lent(name, dir_fd, noatime=noatime)
 
     def _upgrade(self, file: OpenFile) -> None:
         fd, _ = self._open_backing(file.inode, write=True)

@@ -46,6 +46,14 @@ class Swap:
     new: tuple[BlobHead, ...]
 
 
+class TargetError(Exception):
+    """A wanted key cannot be used: no fault of the file, and no other file would fare better. Holds the reason."""
+
+    def __init__(self, reason: KmsfsError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Rekeyer:
     """Computes swaps for the files of one tree. Thread-safe as the keystore is."""
 
@@ -65,7 +73,8 @@ class Rekeyer:
     def swap(self, raw: bytes, targets: Targets) -> Swap | None:
         """What makes a file's 2,048 header bytes current, or None if they are.
 
-        A slot that is current already is kept. One HSM call to open the file, one for each new slot.
+        A slot that is current already is kept. One HSM call to open the file, one for each new slot. Raises what is
+        wrong with the file, or TargetError.
         """
         if is_current(raw, targets):
             return None
@@ -81,11 +90,17 @@ class Rekeyer:
         slots = []
         for target in targets:
             kept = next((blob for blob in header.slots if blob.startswith(target.prefix)), None)
-            slots.append(kept or self._keystore.rewrap(target.key_arn, found[0], context).blob)
+            slots.append(kept or self._wrap(target, found[0], context))
         sealed = seal_header(next_header(header, slots=tuple(slots)), opened.keys)
         return Swap(
             header.file_id, header.generation, opened.newest_copy, sealed, heads(header.slots), heads(slots)
         )
+
+    def _wrap(self, target: Target, data_key: bytes, context: dict[str, str]) -> bytes:
+        try:
+            return self._keystore.rewrap(target.key_arn, data_key, context).blob
+        except KmsfsError as error:
+            raise TargetError(error) from error
 
     def _unwrap(self, header: FileHeader) -> bytes:
         """The data key from the first slot that yields it; what a slot that is whole says outweighs damage."""

@@ -1,0 +1,84 @@
+"""A tree that a tool works on while nobody has it mounted: held alone, its headers written here."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+from kmsfs.storage import backing
+from kmsfs.storage.lending import open_lent
+from kmsfs.tools.passes import Outcome
+from kmsfs.tree.superblock_file import lock_tree, lock_work, open_root, open_tree_keys, read_superblock_at
+from kmsfs.tree.swaps import write_newest_copy, write_other_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from kmsfs.errors import KmsfsError
+    from kmsfs.keystore.service import Keystore
+    from kmsfs.tools.passes import Planned
+    from kmsfs.tools.walk import FoundFile
+
+
+class UnmountedTree:
+    """A context manager. Raises TreeBusyError if the tree is mounted, or another tool works on it."""
+
+    def __init__(self, keystore: Keystore, path: Path, *, touch: bool = False) -> None:
+        self._touch = touch
+        self._held = ExitStack()
+        try:
+            self.root_fd = open_root(path)
+            self._held.callback(os.close, self.root_fd)
+            self.block = read_superblock_at(self.root_fd, path)
+            self._held.callback(os.close, lock_work(self.root_fd, path))
+            self._held.callback(os.close, lock_tree(self.root_fd, path, shared=False))
+            self.keys = open_tree_keys(keystore, self.block, path)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def open(self, found: FoundFile) -> int:
+        """A descriptor that reads and writes, whatever the file's mode says."""
+        try:
+            return backing.open_regular(found.name, found.dir_fd, write=True, noatime=True)
+        except PermissionError:
+            return open_lent(found.name, found.dir_fd, noatime=True)
+
+    def put(
+        self, planned: Sequence[Planned], before_last: Callable[[], None]
+    ) -> list[Outcome | KmsfsError | OSError]:
+        """One syncfs for the batch, between the two halves of each swap.
+
+        What a crash may undo of the second halves, the next pass does again.
+        """
+        outcomes: list[Outcome | KmsfsError | OSError] = []
+        for plan in planned:
+            try:
+                write_other_copy(plan.job.fd, plan.swap)
+                outcomes.append(Outcome.DONE)
+            except OSError as error:
+                outcomes.append(error)
+        before_last()
+        backing.syncfs(self.root_fd)
+        for at, plan in enumerate(planned):
+            if outcomes[at] is Outcome.DONE:
+                try:
+                    write_newest_copy(plan.job.fd, plan.swap, touch=self._touch)
+                except OSError as error:
+                    outcomes[at] = error
+        return outcomes
+
+    def sync(self) -> None:
+        """Make everything durable."""
+        backing.syncfs(self.root_fd)

@@ -1,0 +1,256 @@
+"""One pass over a tree: every file whose header is not as declared gets a new one. No data is touched.
+
+Work goes in batches: read the headers, compute the new ones (the HSM's part, which a ``Runner`` may do elsewhere),
+write down what is about to change, put the headers in place. A stop at any point leaves files that open, and the next
+pass goes on: what is current already costs one read.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kmsfs.errors import KmsfsError
+from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.tree.rekey import Rekeyer, Swap, TargetError, Targets, is_current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kmsfs.tools.walk import FoundFile, Walk, Wanted
+
+BATCH_SIZE: Final = 256  # files; each keeps a descriptor until its header is in place
+
+
+class Outcome(StrEnum):
+    """What became of a file whose header was to be replaced."""
+
+    DONE = "done"
+    CHANGED = "changed"  # somebody else wrote its header meanwhile: the next pass sees to it
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file with a stale header. ``fd`` belongs to the pass."""
+
+    path: bytes
+    fd: int
+    raw: bytes
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job and the header that it is to get."""
+
+    job: Job
+    swap: Swap
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file or directory that was left as it is, and why."""
+
+    path: bytes
+    reason: str
+
+
+class Runner(Protocol):
+    """Computes new headers; the only part of a pass that asks the HSM."""
+
+    def targets(self, wanted: Wanted) -> Targets:
+        """The wanted keys with their current material. Raises if one of them cannot be used."""
+
+    def run(self, jobs: Sequence[tuple[bytes, Wanted]]) -> list[Swap | KmsfsError | None]:
+        """For each header what replaces it, None if nothing need, or why it cannot be."""
+
+
+class Store(Protocol):
+    """The tree that is changed: directly, or through the mount that serves it."""
+
+    writes: bool  # whether descriptors must be good for writing
+
+    def put(
+        self, planned: Sequence[Planned], before_last: Callable[[], None]
+    ) -> list[Outcome | KmsfsError | OSError]:
+        """Put a batch of headers in place. ``before_last`` is called when every file has its new header beside the
+        old one, and before the first of them loses the old one."""
+
+    def open(self, found: FoundFile) -> int:
+        """A descriptor of a regular file."""
+
+
+class Ledger(Protocol):
+    """Where a pass writes down what it changes."""
+
+    def intend(self, planned: Sequence[Planned]) -> None:
+        """What is about to change. Durable when ``Store.put`` calls back."""
+
+    def sync(self) -> None:
+        """Make what was intended durable."""
+
+    def settle(self, planned: Sequence[Planned], outcomes: Sequence[Outcome | KmsfsError | OSError]) -> None:
+        """What became of it."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """The figures of a pass."""
+
+    files: int = 0
+    bytes: int = 0
+    current: int = 0
+    done: int = 0
+    changed: int = 0
+    gone: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def stale(self) -> int:
+        """Files that were not as declared, apart from those that cannot be mended."""
+        return self.done + self.changed
+
+
+class Pass:
+    """See the module. ``progress`` is called after each batch."""
+
+    def __init__(
+        self, store: Store, runner: Runner, ledger: Ledger, progress: Callable[[Tally], None]
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._ledger = ledger
+        self._progress = progress
+        self._targets: dict[Wanted, Targets] = {}
+        self._batch: list[Job] = []
+        self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
+        self.tally = Tally()
+
+    def run(self, walk: Walk) -> Tally:
+        """Walk the tree once. Raises what makes going on pointless: a wanted key or the log that cannot be used."""
+        try:
+            for found in walk.files():
+                self._look_at(found)
+                if len(self._batch) >= BATCH_SIZE:
+                    self._flush()
+            self._flush()
+        finally:
+            self._close()
+        return self.tally
+
+    def fail(self, path: bytes, error: Exception) -> None:
+        """Note what cannot be done."""
+        self.tally.failures.append(Failure(path, _reason(error)))
+
+    def _look_at(self, found: FoundFile) -> None:
+        try:
+            fd = self._store.open(found)
+        except FileNotFoundError:
+            self.tally.gone += 1
+            return
+        except (OSError, KmsfsError) as error:
+            self.fail(found.path, error)
+            return
+        keep = False
+        try:
+            keep = self._is_stale(found, fd)
+        except OSError as error:
+            self.fail(found.path, error)
+        finally:
+            if not keep:
+                os.close(fd)
+
+    def _is_stale(self, found: FoundFile, fd: int) -> bool:
+        """Take the file into the batch unless it is current."""
+        raw = os.pread(fd, HEADER_SIZE, 0)
+        status = os.fstat(fd)
+        self.tally.files += 1
+        self.tally.bytes += status.st_size
+        if not raw or is_current(raw, self._targets_of(found.wanted)):  # a file never written has no header
+            self.tally.current += 1
+            return False
+        if status.st_nlink > 1:
+            key = (status.st_dev, status.st_ino)
+            if key in self._linked:
+                return False  # under another name in this batch
+            self._linked.add(key)
+        self._batch.append(Job(found.path, fd, raw, found.wanted))
+        return True
+
+    def _targets_of(self, wanted: Wanted) -> Targets:
+        targets = self._targets.get(wanted)
+        if targets is None:
+            targets = self._targets[wanted] = self._runner.targets(wanted)
+        return targets
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        computed = self._runner.run([(job.raw, job.wanted) for job in self._batch])
+        planned = []
+        for job, result in zip(self._batch, computed, strict=True):
+            if isinstance(result, KmsfsError):
+                self.fail(job.path, result)
+            elif result is not None:
+                planned.append(Planned(job, result))
+            else:
+                self.tally.current += 1
+        self._put(planned)
+        self._close()
+        self._progress(self.tally)
+
+    def _put(self, planned: list[Planned]) -> None:
+        if not planned:
+            return
+        self._ledger.intend(planned)
+        outcomes = self._store.put(planned, self._ledger.sync)
+        self._ledger.settle(planned, outcomes)
+        for plan, outcome in zip(planned, outcomes, strict=True):
+            if outcome is Outcome.DONE:
+                self.tally.done += 1
+            elif outcome is Outcome.CHANGED:
+                self.tally.changed += 1
+            elif outcome is Outcome.GONE:
+                self.tally.gone += 1
+            elif isinstance(outcome, Exception):
+                self.fail(plan.job.path, outcome)
+
+    def _close(self) -> None:
+        for job in self._batch:
+            os.close(job.fd)
+        self._batch.clear()
+        self._linked.clear()
+
+
+class InProcess:
+    """Asks the HSM right here."""
+
+    def __init__(self, rekeyer: Rekeyer) -> None:
+        self._rekeyer = rekeyer
+        self._known: dict[Wanted, Targets] = {}
+
+    def targets(self, wanted: Wanted) -> Targets:
+        """See Runner."""
+        targets = self._known[wanted] = self._rekeyer.targets(wanted)
+        return targets
+
+    def run(self, jobs: Sequence[tuple[bytes, Wanted]]) -> list[Swap | KmsfsError | None]:
+        """See Runner."""
+        return [self._one(raw, self._known[wanted]) for raw, wanted in jobs]
+
+    def _one(self, raw: bytes, targets: Targets) -> Swap | KmsfsError | None:
+        try:
+            return self._rekeyer.swap(raw, targets)
+        except KmsfsError as error:
+            return error
+        except TargetError as error:
+            raise error.reason from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error)

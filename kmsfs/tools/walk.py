@@ -1,0 +1,155 @@
+"""Every regular file of a tree's backing directory, with the keys that it is to be under.
+
+Encrypted names only: nothing here knows a clear one. No link is followed. What goes away meanwhile was removed or
+moved by the mount, and is not missed here: whoever changes a mounted tree walks it again.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kmsfs.envelope.tree_key import LONG_PREFIX
+from kmsfs.errors import FormatError, IntegrityError
+from kmsfs.format.directory import NO_DIRECTORY, RECORD_SIZE, DirectoryRecord
+from kmsfs.storage import backing
+from kmsfs.tree.directories import RECORD_NAME, is_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kmsfs.envelope.tree_key import TreeKeys
+    from kmsfs.ids import DirId, KeyArn
+
+Wanted = tuple["KeyArn", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDirectory:
+    """A directory on the way; ``fd`` is good until the walk goes on."""
+
+    path: bytes  # of entries, relative to the tree's root; b"" is the root
+    fd: int
+    record: DirectoryRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file; ``dir_fd`` is good until the walk goes on."""
+
+    path: bytes
+    name: bytes
+    dir_fd: int
+    wanted: Wanted
+
+
+@dataclass(slots=True)
+class _Level:
+    path: bytes
+    fd: int
+    parent: DirId
+    zone: str
+    children: list[bytes] = field(default_factory=list)
+    record: DirectoryRecord | None = None
+
+
+class Walk:
+    """One pass over a tree, depth first. Holds a descriptor for each level, and the names of one directory a level."""
+
+    def __init__(
+        self,
+        root_fd: int,
+        keys: TreeKeys,
+        wanted: Callable[[str], Wanted],
+        *,
+        on_directory: Callable[[FoundDirectory], None],
+        on_problem: Callable[[bytes, Exception], None],
+    ) -> None:
+        self._root_fd = root_fd
+        self._keys = keys
+        self._wanted = wanted  # the keys of files below a zone ("": in none)
+        self._on_directory = on_directory
+        self._on_problem = on_problem
+        self.foreign = 0  # entries that are not of this tree: neither served by a mount nor touched here
+
+    def files(self) -> Iterator[FoundFile]:
+        """Yield the files of each directory before those below it."""
+        levels = [_Level(b"", os.dup(self._root_fd), NO_DIRECTORY, "")]
+        try:
+            yield from self._enter(levels[0])
+            while levels:
+                top = levels[-1]
+                if not top.children:
+                    os.close(levels.pop().fd)
+                    continue
+                below = self._open(top, top.children.pop())
+                if below is not None:
+                    levels.append(below)
+                    yield from self._enter(below)
+        finally:
+            for level in levels:
+                os.close(level.fd)
+
+    def _open(self, above: _Level, name: bytes) -> _Level | None:
+        path = join(above.path, name)
+        assert above.record is not None  # noqa: S101 - children are listed after the record was read
+        try:
+            fd = backing.open_directory(name, above.fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._on_problem(path, error)
+            return None
+        return _Level(path, fd, above.record.dir_id, above.zone)
+
+    def _enter(self, level: _Level) -> Iterator[FoundFile]:
+        try:
+            raw = backing.read_small(RECORD_NAME, level.fd, RECORD_SIZE)
+            level.record = self._keys.open_directory(raw, level.parent)
+            self._on_directory(FoundDirectory(level.path, level.fd, level.record))
+            level.zone = level.record.zone or level.zone
+            wanted = self._wanted(level.zone)
+            listing = backing.open_listing(b".", level.fd)
+        except (OSError, FormatError, IntegrityError) as error:
+            if not (isinstance(error, FileNotFoundError) and _is_removed(level.fd)):
+                self._on_problem(level.path, error)
+            return
+        try:
+            yield from self._list(level, listing, wanted)
+        finally:
+            os.close(listing)
+
+    def _is_foreign(self, name: bytes, level: _Level) -> bool:
+        """Whether a mount would not show the entry; that of a long name is looked at when it is opened."""
+        assert level.record is not None  # noqa: S101 - it was read before the directory is listed
+        if name.startswith(LONG_PREFIX):
+            return False
+        try:
+            self._keys.decrypt_name(name, level.record.dir_id)
+        except (FormatError, IntegrityError):
+            self.foreign += 1
+            return True
+        return False
+
+    def _list(self, level: _Level, listing: int, wanted: Wanted) -> Iterator[FoundFile]:
+        with os.scandir(listing) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if not is_entry(name) or self._is_foreign(name, level):
+                    continue
+                with suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        level.children.append(name)
+                    elif entry.is_file(follow_symlinks=False):
+                        yield FoundFile(join(level.path, name), name, level.fd, wanted)
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """The path of an entry, relative to the root."""
+    return directory + b"/" + name if directory else name
+
+
+def _is_removed(fd: int) -> bool:
+    return os.fstat(fd).st_nlink == 0

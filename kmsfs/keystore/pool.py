@@ -101,14 +101,15 @@ class DataKeyPool:
         """Return the CMKs that making a key asks now."""
         return [self._key_arn, *(replica.key_arn for replica in self._replicas if replica.material())]
 
-    def _usable_material(self) -> dict[KeyArn, MaterialId]:
+    def _usable_material(self) -> dict[KeyArn, MaterialId | None]:
         """Return what a key that is made now is wrapped under. No HSM call."""
         try:
             self._keystore.check_usable(self._key_arn, "GenerateDataKey", files_context(self._tree_id))
         except BaseException:
             self.drain()
             raise
-        current = {self._key_arn: self._keystore.resolve(self._key_arn).current_material_id}
+        key = self._keystore.resolve(self._key_arn)
+        current = {key.arn: key.current_material_id}
         for replica in self._replicas:
             material = replica.material()
             if material is not None:
@@ -132,7 +133,7 @@ def _slot(made: GeneratedDataKey) -> EncryptResult:
     return EncryptResult(made.blob, made.key_arn, made.material_id)
 
 
-def _is_under(ready: ReadyKey, current: Mapping[KeyArn, MaterialId]) -> bool:
+def _is_under(ready: ReadyKey, current: Mapping[KeyArn, MaterialId | None]) -> bool:
     return len(ready.slots) == len(current) and all(
         current.get(slot.key_arn) == slot.material_id for slot in ready.slots
     )

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
 from kmsfs.format.header import MAX_BLOB
+from kmsfs.format.header import MAX_SLOTS as MAX_FILE_SLOTS
 from kmsfs.format.layout import check_chunk_size
 from kmsfs.ids import KeyArn, TreeId
 
@@ -53,6 +54,15 @@ class Superblock:
     def read_only(self) -> bool:
         """Whether a feature that this version does not know allows reading only."""
         return not KNOWN_RO_COMPAT.issuperset(self.ro_compat)
+
+    def wanted_keys(self, zone: str) -> tuple[KeyArn, ...]:
+        """The CMKs that the files of a zone are to be wrapped under: the zone's, then the tree's replicas.
+
+        Without a zone (``""``) it is the tree's default key. The replicas are the other keys that open the tree.
+        """
+        zone_key = KeyArn(zone) if zone else self.default_key_arn
+        replicas = (slot.key_arn for slot in self.slots if slot.key_arn != self.default_key_arn)
+        return tuple(dict.fromkeys((zone_key, *replicas)))[:MAX_FILE_SLOTS]
 
     def covered(self) -> bytes:
         """The canonical bytes that the MAC covers."""

@@ -15,6 +15,7 @@ from kmsfs.format import aad
 from kmsfs.format.blob import BlobHead, head_prefix, parse_blob_head
 from kmsfs.format.header import FileHeader, slots_begin_with
 from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.keystore.transitions import Operation, next_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ class Rekeyer:
 
     def _target(self, key_arn: KeyArn) -> Target:
         key = self._keystore.resolve(key_arn)
+        next_state(key.state, Operation.ENCRYPT, key.arn)
         current = next(m for m in key.materials if m.material_id == key.current_material_id)
         return Target(key_arn, head_prefix(BlobHead(current.suite, key.arn, current.material_id)))
 

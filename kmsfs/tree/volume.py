@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
-from kmsfs.format.header import MAX_SLOTS
 from kmsfs.format.layout import plain_size
-from kmsfs.ids import KeyArn
 from kmsfs.storage.backing import is_memory_backed
 from kmsfs.tree.directories import Directories
 from kmsfs.tree.inodes import Inode, InodeTable
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from kmsfs.envelope.tree_key import TreeKeys
     from kmsfs.format.superblock import Superblock
+    from kmsfs.ids import KeyArn
     from kmsfs.tree.file_keys import FileKeys
 
 _T = TypeVar("_T")
@@ -113,22 +112,14 @@ class Volume:
         return status.st_size
 
     def wanted_keys(self, directory: Inode) -> tuple[KeyArn, ...]:
-        """The CMKs that files of a directory are to be wrapped under: the nearest zone's, then the replicas'.
-
-        Without a zone it is the tree's default key. The replicas are the other keys that open the tree.
-        """
-        zone_key = self._zone(directory) or self.block.default_key_arn
-        replicas = (slot.key_arn for slot in self.block.slots if slot.key_arn != self.block.default_key_arn)
-        return tuple(dict.fromkeys((zone_key, *replicas)))[:MAX_SLOTS]
-
-    def _zone(self, directory: Inode) -> KeyArn | None:
+        """The CMKs that files of a directory are to be wrapped under; the nearest zone at or above it decides."""
         at: Inode | None = directory
         while at is not None:
             zone = self.directories.record(at).zone
             if zone:
-                return KeyArn(zone)
+                return self.block.wanted_keys(zone)
             at = at.parent
-        return None
+        return self.block.wanted_keys("")
 
     def gone(self, inode: Inode, status: os.stat_result) -> None:
         """The last name of ``inode`` was removed; ``status`` is from just before."""

@@ -8,7 +8,8 @@ from testkit.golden import KEY_ARN, TREE_KEYS, sample_superblock
 
 from kmsfs.envelope.tree_key import TreeKeys
 from kmsfs.errors import FormatError, IntegrityError, UnsupportedFormatError
-from kmsfs.format.superblock import MAX_SIZE, Superblock
+from kmsfs.format.superblock import MAX_SIZE, Superblock, TreeSlot
+from kmsfs.ids import KeyArn, TreeId
 
 RAW = sample_superblock().pack()
 MEMBERS = json.loads(RAW)
@@ -105,3 +106,22 @@ def test_another_trees_superblock_is_refused() -> None:
         with pytest.raises(IntegrityError):
             keys.verify_superblock(block)
     assert block.default_key_arn == KEY_ARN
+
+
+@pytest.mark.parametrize(
+    ("zone", "others", "wanted"),
+    [
+        ("", "", "a"),
+        ("z", "", "z"),
+        ("", "b", "ab"),
+        ("z", "b", "zb"),
+        ("b", "b", "b"),
+        ("", "bcd", "abc"),
+        ("z", "bcd", "zbc"),
+        ("a", "bc", "abc"),
+    ],
+)
+def test_files_are_wanted_under_their_zone_and_the_replicas(zone: str, others: str, wanted: str) -> None:
+    slots = tuple(TreeSlot(KeyArn(arn), b"blob") for arn in ("a", *others))
+    block = Superblock(TreeId(bytes(16)), 4096, KeyArn("a"), slots)
+    assert block.wanted_keys(zone) == tuple(wanted)

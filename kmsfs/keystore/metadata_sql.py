@@ -90,13 +90,23 @@ class SqlMetadataStore(ABC):
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sa.Connection]:
         with self._lock, self._failures():
-            connection = self._begin(begin)
             try:
+                connection = self._begin(begin)
                 yield connection
                 connection.commit()
             except BaseException:
-                connection.rollback()
+                self._roll_back()
                 raise
+
+    def _roll_back(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        finally:
+            if connection.invalidated:  # it would come back by itself, without what ``_open`` sets
+                self._disconnect()
 
     def _connected(self) -> sa.Connection:
         here = os.getpid(), self._identity()

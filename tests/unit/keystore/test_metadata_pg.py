@@ -12,6 +12,7 @@ from testkit.postgres import Postgres
 
 from kmsfs.errors import MetadataUnavailableError
 from kmsfs.ids import Region
+from kmsfs.keystore import metadata_pg
 from kmsfs.keystore.metadata_pg import PostgresMetadataStore
 from kmsfs.keystore.ports import Row
 from kmsfs.keystore.schema import SCHEMA_VERSION
@@ -122,6 +123,20 @@ def test_a_connection_lost_in_the_middle_fails_that_call_only(
     with pytest.raises(MetadataUnavailableError, match="cannot be used"):
         lose()
     assert store.read(US) == [state(0)]
+    with store._transaction(store._begin_read) as connection:
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "5s"
+
+
+def test_a_writer_that_holds_the_lock_too_long_fails_that_call_only(
+    postgres: Postgres, database: str, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata_pg, "SESSION", ("SET lock_timeout = '100ms'",))
+    with closing(PostgresMetadataStore(postgres.url(database))) as other:
+        with store._transaction(store._begin_write):
+            with pytest.raises(MetadataUnavailableError, match="is locked by another process"):
+                other.write(US, 0, [state(1)], [])
+            assert other.read(US) == [state(0)]
+        other.write(US, 0, [state(1)], [])
 
 
 def test_a_change_before_an_own_write_is_not_missed(

@@ -148,11 +148,14 @@ class Server:
     def _tend(self) -> None:
         try:
             self._keystore.refresh()
+        except KmsfsError as error:  # of one region: the others are served
+            _log.error("the metadata cannot be read: %s", error)
+        try:
             self._secrets = dict(self._keystore.credentials.secrets())
             self._fast = self._keystore.fast_regions()
         except KmsfsError as error:
             self._fast = frozenset()
-            _log.error("the metadata cannot be read: %s", error)
+            _log.error("the access keys cannot be read: %s", error)
         self._keystore.audits.tend()
 
 

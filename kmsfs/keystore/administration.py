@@ -46,7 +46,7 @@ class Administration(Regions):
 
     def describe_key(self, ref: str, *, region: str | None = None) -> KeyMetadata:
         """Return the CMK that ``ref`` names, as it is now."""
-        self.refresh()
+        self._catch_up()
         return self.resolve(ref, region=region)
 
     def list_keys(self, region: str | None = None) -> list[KeyMetadata]:

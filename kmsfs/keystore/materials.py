@@ -3,8 +3,6 @@
 Material is put into the token before the commit that names it, and destroyed again if that commit failed.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -16,6 +14,7 @@ from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.model import Material, RegionConfig
 from kmsfs.keystore.ports import Hsm, KeyKind
 from kmsfs.keystore.snapshot import Snapshot
+from kmsfs.keystore.softhsm import locked
 
 KEY_LABEL_PREFIX = "kmsfs:"
 _KINDS = {Suite.HSM_GCM: KeyKind.AES, Suite.HSM_KDF: KeyKind.HMAC}
@@ -68,9 +67,5 @@ class Materials:
         if self._config.token_dir is None:
             yield
             return
-        lock = os.open(self._config.token_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._config.token_dir):
             yield
-        finally:
-            os.close(lock)

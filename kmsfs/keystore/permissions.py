@@ -89,7 +89,7 @@ class Permissions(Regions):
     # --- key policies ---------------------------------------------------------------------------
     def key_policy(self, ref: str, *, region: str | None = None) -> str:
         """Return the policy of a CMK, as it is now."""
-        self.refresh()
+        self._catch_up()
         service, key = self._key(ref, region)
         return key_policy(service.snapshot, key)
 
@@ -125,13 +125,13 @@ class Permissions(Regions):
 
     def grants(self, ref: str, *, region: str | None = None) -> list[GrantEntry]:
         """Return the grants on a CMK, oldest first."""
-        self.refresh()
+        self._catch_up()
         service, key = self._key(ref, region)
         return _sorted(entry for entry in service.snapshot.grants.values() if entry.key_id == key.key_id)
 
     def retirable_grants(self, region: str, principal: str) -> list[GrantEntry]:
         """Return the grants of a region that name ``principal`` as the one who retires them, oldest first."""
-        self.refresh()
+        self._catch_up()
         found = self._fresh_service(region).snapshot.grants.values()
         return _sorted(entry for entry in found if entry.grant.retiring_principal == principal)
 

@@ -7,7 +7,6 @@ serialised crash the process. The rule: nobody touches anything that ``pkcs11`` 
 """
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import time
@@ -21,6 +20,7 @@ import pkcs11
 from pkcs11 import TokenFlag
 
 from kmsfs.errors import HsmUnavailableError, ModuleInvalidError, PinIncorrectError, TokenNotFoundError
+from kmsfs.keystore.softhsm import locked
 
 PIN_RETRY_S = 10.0  # how soon a PIN that the token refused is tried again
 
@@ -113,14 +113,12 @@ class Pkcs11Module:
         if conf is None or self._is_alone:
             yield
             return
-        lock = os.open(conf.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(conf.parent):
             self._is_alone = True
-            yield
-        finally:
-            self._is_alone = False
-            os.close(lock)
+            try:
+                yield
+            finally:
+                self._is_alone = False
 
     def reinitialize(self, conf: Path | None) -> None:
         """End all sessions of the module, in all its tokens, and start it afresh."""

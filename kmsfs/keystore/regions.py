@@ -55,7 +55,7 @@ class Regions:
         if self.standing.asks:
             self.audits.permit = self.standing.require
         self._refreshed_at = 0.0
-        self._stale = False
+        self._stale: set[str] = set()  # regions whose metadata changed and were not read since
         self._sweep_after: dict[str, float] = {}
         self._sweeping = Lock()
 
@@ -86,25 +86,47 @@ class Regions:
         try:
             return find()
         except (KeyNotFoundError, AliasNotFoundError):
-            self.refresh()
+            self._catch_up()
             return find()
 
     def refresh(self) -> bool:
-        """Read the metadata again if another process changed it; return whether anything differs."""
+        """Read the metadata again if another process changed it; return whether anything differs.
+
+        Raises why a region's metadata cannot be read, once the others have been.
+        """
+        differs, failures = self._catch_up()
+        if failures:
+            raise failures[0]
+        return differs
+
+    def _catch_up(self) -> tuple[bool, list[KmsfsError]]:
+        """Do the same for who needs one region: one that fails is refused when it is used, and holds no other back."""
+        failures: list[KmsfsError] = []
+        differs = False
         with self._lock:
             read = [service for service in self._services.values() if service.ledger.counter is not None]
-            differs = False
-            if read:
-                # sticky: a reload that fails must not hide the change from the next call
-                self._stale = self._store.changed() or self._stale
-                if self._stale:
-                    before = [service.ledger.counter for service in read]
-                    differs = before != [service.ledger.reload().counter for service in read]
-                    self._stale = False
+            if read and self._store.changed():
+                self._stale.update(service.config.region for service in read)
+            for service in read:
+                try:
+                    differs = self._reread(service) or differs
+                except KmsfsError as error:
+                    failures.append(error)
             self._refreshed_at = time.monotonic()
         for service in read:  # without the lock: nobody who uses a key waits for what is due
             self._sweep(service)
-        return differs
+        return differs, failures
+
+    def _reread(self, service: RegionService) -> bool:
+        """Read a region's metadata again if that is still to be done; return whether anything differs."""
+        region = service.config.region
+        with self._lock:
+            if region not in self._stale:
+                return False
+            before = service.ledger.counter
+            after = service.ledger.reload().counter
+            self._stale.discard(region)  # sticky: a reload that failed must not hide the change from the next
+            return before != after
 
     def _sweep(self, service: RegionService) -> None:
         """Do what is due in a region; if that fails, use goes on and it is tried again in a minute."""
@@ -151,14 +173,16 @@ class Regions:
 
     def _fresh_service(self, region: str) -> RegionService:
         if time.monotonic() - self._refreshed_at > REFRESH_INTERVAL_S:
-            self.refresh()
+            self._catch_up()
         service = self._services.get(region) or self._service(region)
+        if region in self._stale:
+            self._reread(service)
         if service.ledger.counter is None:  # a command that ends at once gets to see what is due here only
             self._sweep(service)
         return service
 
     def _fresh_services(self, region: str | None) -> list[RegionService]:
-        self.refresh()
+        self._catch_up()
         return [self._fresh_service(service.config.region) for service in self._services_of(region)]
 
     def _service(self, region: str) -> RegionService:

@@ -3,12 +3,15 @@
 softhsm/softhsm2.conf says where the tokens are; softhsm/tokens/UUID/ is one token, one for each region.
 """
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kmsfs.errors import HsmUnavailableError, ModuleInvalidError
+from kmsfs.errors import HsmUnavailableError, ModuleInvalidError, TokenNotFoundError
 
 MODULE_PATHS: Final = (
     "/usr/lib/softhsm/libsofthsm2.so",
@@ -32,6 +35,20 @@ class SoftHsmToken:
         except OSError:
             return False
         return True
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold back the other processes that lock this directory of embedded tokens."""
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _away(directory, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def find_module() -> Path:
@@ -68,6 +85,13 @@ def write_conf(home: Path) -> None:
     Never creates the token directory: an empty one would be in the way of the one that is moved back.
     """
     path = conf_path(home)
+    try:
+        _write(path, home)
+    except OSError as error:
+        raise _away(path.parent, error) from error
+
+
+def _write(path: Path, home: Path) -> None:
     text = f"directories.tokendir = {tokens_path(home)}\nobjectstore.backend = file\nlog.level = ERROR\n"
     if path.exists() and path.read_text() == text:
         return
@@ -82,3 +106,10 @@ def token_directory(home: Path, serial: str) -> Path:
         if directory.name.replace("-", "").endswith(serial):
             return directory
     raise HsmUnavailableError(f"SoftHSM keeps token {serial} in no directory below {tokens_path(home)}")
+
+
+def _away(directory: Path, error: OSError) -> TokenNotFoundError:
+    return TokenNotFoundError(
+        f"directory of embedded tokens {directory} cannot be used: {error.strerror}",
+        hint="put the directory back",
+    )

@@ -5,7 +5,7 @@ from typing import Final
 from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.refusal import Refusal
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.keystore.model import GeneratedDataKey
+from kmsfs.keystore.results import GeneratedDataKey
 from kmsfs.keystore.transitions import Operation
 
 ALGORITHM: Final = "SYMMETRIC_DEFAULT"

@@ -15,8 +15,8 @@ from typing import Final
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.format.aad import file_context, files_context
 from kmsfs.ids import FileId, KeyArn, MaterialId, TreeId
-from kmsfs.keystore.model import EncryptResult, GeneratedDataKey
 from kmsfs.keystore.replica import Replica
+from kmsfs.keystore.results import EncryptResult, GeneratedDataKey
 from kmsfs.keystore.service import Keystore
 
 HIGH_WATERMARK: Final = 500

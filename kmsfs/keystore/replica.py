@@ -13,7 +13,7 @@ from typing import Final
 from kmsfs.errors import KmsfsError
 from kmsfs.format.aad import files_context
 from kmsfs.ids import KeyArn, MaterialId, TreeId
-from kmsfs.keystore.model import EncryptResult
+from kmsfs.keystore.results import EncryptResult
 from kmsfs.keystore.service import Keystore
 
 RETRY_S: Final = 30.0  # how soon a key that its HSM refused, though all looked well, is tried again

@@ -19,10 +19,11 @@ from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyArn, KeyId
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
-from kmsfs.keystore.model import DecryptResult, EncryptResult, GeneratedDataKey, KeyMetadata, ReEncryptResult
+from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions, find_reference
+from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
 from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.transitions import Operation, next_state
 

@@ -34,10 +34,11 @@ from kmsfs.keystore import pkcs11_hsm, pkcs11_module
 from kmsfs.keystore.home import save_region
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
-from kmsfs.keystore.model import AliasEntry, EncryptResult, RegionConfig
+from kmsfs.keystore.model import AliasEntry, RegionConfig
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.ports import KeyKind
 from kmsfs.keystore.region import RegionService, integrity_key_id
+from kmsfs.keystore.results import EncryptResult
 from kmsfs.keystore.rows import alias_values, key_values, material_values
 from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.snapshot import Snapshot

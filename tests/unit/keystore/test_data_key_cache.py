@@ -8,7 +8,7 @@ import pytest
 
 from kmsfs.errors import IncorrectKeyError, InvalidCiphertextError, TokenNotFoundError
 from kmsfs.keystore.data_key_cache import DataKeyCache
-from kmsfs.keystore.model import GeneratedDataKey
+from kmsfs.keystore.results import GeneratedDataKey
 from kmsfs.keystore.service import Keystore
 
 CONTEXT = {"a": "b"}

@@ -35,7 +35,7 @@ class UnmountedTree:
             self.block = read_superblock_at(self.root_fd, path)
             self._held.callback(os.close, lock_work(self.root_fd, path))
             self._held.callback(os.close, lock_tree(self.root_fd, path, shared=False))
-            self.keys = open_tree_keys(keystore, self.block, path)
+            self.keys, _ = open_tree_keys(keystore, self.block, path)
         except BaseException:
             self._held.close()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kmsfs.crypto.entropy import random_bytes
@@ -13,22 +14,27 @@ from kmsfs.errors import (
     FormatError,
     IntegrityError,
     InvalidCiphertextError,
+    InvalidRequestError,
     KmsfsError,
+    LimitExceededError,
     NotATreeError,
     TreeBusyError,
     TreeExistsError,
 )
 from kmsfs.format import aad
+from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.directory import NO_DIRECTORY, DirectoryRecord
 from kmsfs.format.layout import check_chunk_size
-from kmsfs.format.superblock import MAX_SIZE, Superblock, TreeSlot
+from kmsfs.format.superblock import MAX_SIZE, MAX_SLOTS, Superblock, TreeSlot
 from kmsfs.ids import DirId, TreeId
 from kmsfs.storage import backing, durable
 from kmsfs.tree.directories import RECORD_NAME, SUPERBLOCK_NAME, WORK_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from kmsfs.ids import KeyArn
     from kmsfs.keystore.service import Keystore
 
 DEFAULT_CHUNK_SIZE = 4096
@@ -105,7 +111,7 @@ def read_superblock_at(root_fd: int, path: Path) -> Superblock:
         raise type(error)(f"{path}: {error}", hint=error.hint or "restore kmsfs.tree from a backup") from None
 
 
-def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> TreeKeys:
+def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> tuple[TreeKeys, TreeSlot]:
     """Unwrap the tree key from the first slot that yields it, and authenticate the superblock."""
     problem: KmsfsError | None = None
     for slot in block.slots:
@@ -126,9 +132,49 @@ def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> TreeKey
             raise IntegrityError(
                 f"{path}: superblock does not verify", hint="restore kmsfs.tree from a backup"
             ) from None
-        return keys
+        return keys, slot
     assert problem is not None  # noqa: S101 - a parsed superblock has a slot
     raise problem
+
+
+def declare_keys(
+    keystore: Keystore, root_fd: int, path: Path, key_arns: Sequence[KeyArn], *, renew: bool = False
+) -> Superblock:
+    """Make a tree be under these keys: the first becomes the default key, the others are its replicas.
+
+    The superblock gets one slot for each, in that order, and no other; it is replaced durably, unless it is so
+    already. A slot that is there is kept; with ``renew``, only if it is under its key's current material. Whatever
+    fails leaves the superblock as it was. The caller holds ``lock_work``. The tree key never leaves the keystore.
+    """
+    _check_keys(path, key_arns)
+    block = read_superblock_at(root_fd, path)
+    keys, opened = open_tree_keys(keystore, block, path)
+    there = {slot.key_arn: slot for slot in block.slots}
+    slots = []
+    for key_arn in key_arns:
+        slot = there.get(key_arn)
+        if slot is None or (renew and not _is_current(keystore, slot)):
+            context = aad.tree_context(block.tree_id)
+            slot = TreeSlot(key_arn, keystore.re_encrypt(opened.blob, context, key_arn, context).blob)
+        slots.append(slot)
+    declared = keys.seal_superblock(replace(block, default_key_arn=key_arns[0], slots=tuple(slots)))
+    if declared != block:
+        durable.replace(SUPERBLOCK_NAME, root_fd, declared.pack())
+    return declared
+
+
+def _check_keys(path: Path, key_arns: Sequence[KeyArn]) -> None:
+    if not key_arns or len(set(key_arns)) < len(key_arns):
+        raise InvalidRequestError(f"{path}: a tree is under one key or several different ones")
+    if len(key_arns) > MAX_SLOTS:
+        raise LimitExceededError(
+            f"{path}: a tree is under at most {MAX_SLOTS} keys", hint="drop one: kmsfs replicate --drop-key"
+        )
+
+
+def _is_current(keystore: Keystore, slot: TreeSlot) -> bool:
+    """Whether a slot of an authentic superblock is under the current material of its key."""
+    return parse_blob_head(slot.blob).material_id == keystore.resolve(slot.key_arn).current_material_id
 
 
 def lock_tree(root_fd: int, path: Path, *, shared: bool) -> int:

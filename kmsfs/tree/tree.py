@@ -44,7 +44,7 @@ class Tree:
             if not options.read_only and os.fstatvfs(root_fd).f_flag & os.ST_RDONLY:
                 raise MountFailedError(f"the file system of {path} is read-only", hint="mount with -o ro")
             self._lock_fd = lock_tree(root_fd, path, shared=options.read_only)
-            keys = open_tree_keys(keystore, block, path)
+            keys, _ = open_tree_keys(keystore, block, path)
             self._cache = DataKeyCache(keystore)
             self.file_keys = FileKeys(keystore, self._cache, block.tree_id)
             self.volume = Volume(root_fd, block, keys, self.file_keys, options)

@@ -7,6 +7,7 @@ import pytest
 from testkit.home import ALIAS, Home
 from testkit.posix import Posix, opened
 
+from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.tree.superblock_file import create_tree
 
@@ -16,6 +17,19 @@ def keystore(home: Home) -> Iterator[Keystore]:
     """The keystore of ``home``."""
     with Keystore.open(home.path) as keystore:
         yield keystore
+
+
+@pytest.fixture
+def eu_key(keystore: Keystore) -> KeyArn:
+    """The key of the tree."""
+    return keystore.resolve(ALIAS, region="eu-west-1").arn
+
+
+@pytest.fixture
+def us_key(keystore: Keystore) -> KeyArn:
+    """A key of a second region, in a token of its own."""
+    keystore.add_region("us-east-1")
+    return keystore.create_key(region="us-east-1").arn
 
 
 @pytest.fixture

@@ -3,12 +3,16 @@
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from testkit.home import ALIAS
-from testkit.posix import Posix
+from testkit.posix import Posix, opened
+from testkit.trees import declare
 
 from kmsfs.errors import KeyDisabledError
+from kmsfs.format.blob import parse_blob_head
+from kmsfs.ids import KeyArn
 from kmsfs.keystore.data_key_cache import DataKeyCache
 from kmsfs.keystore.service import Keystore
 
@@ -123,6 +127,26 @@ async def test_hsm_calls(stocked: Posix, use: Callable[[Posix], Awaitable[object
 
 def cache_of(posix: Posix) -> DataKeyCache:
     return posix.tree._cache
+
+
+async def test_creating_under_the_keys_of_two_regions_costs_no_call(
+    keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    declare(keystore, store, eu_key, us_key)
+    async with opened(keystore, store) as posix:
+        await posix.put(b"first", b"abc")
+        posix.pool().fill(20)
+        before = keystore.hsm_calls
+        await _create(posix)
+        await posix.put(b"first", b"x")
+        assert keystore.hsm_calls == before
+        header = posix.copies(b"new1")[0]
+        assert [parse_blob_head(blob).key_arn for blob in header.slots] == [eu_key, us_key]
+        before = keystore.hsm_calls
+        await posix.reopen()
+        opening = keystore.hsm_calls - before
+        await posix.get(b"new1")
+        assert keystore.hsm_calls - before - opening == 1
 
 
 async def test_create_with_an_empty_pool_costs_one_call(posix: Posix) -> None:

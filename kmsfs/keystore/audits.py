@@ -1,22 +1,24 @@
 """The audit logs of a keystore's regions, and the one hook through which every use and change of a key goes."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kmsfs.errors import KmsfsError
 from kmsfs.format.aad import FILE_ID_PAIR
 from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import ROOT, key_arn
-from kmsfs.keystore.audit import Event
-from kmsfs.keystore.audit_log import AuditLog
+from kmsfs.keystore.audit import Actor, Event
+from kmsfs.keystore.audit_log import AuditLog, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 
+ITSELF: Final = "kmsfs"  # on whose behalf the keystore does what is due, whoever's request comes just then
 Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,10 @@ class Audits:
     def _note(self, service: RegionService, action: str, key_id: KeyId) -> None:
         """Record what the keystore did by itself. It cannot be taken back: a log that is full does not stop it."""
         try:
-            with self._recording(service, action, key_id, {}):
+            with (
+                acting_for(Actor(ITSELF, os.getuid(), self._via)),
+                self._recording(service, action, key_id, {}),
+            ):
                 pass
         except KmsfsError as error:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)

@@ -15,6 +15,8 @@ from testkit.clock import DAY, Clock
 
 from kmsfs.errors import HsmUnavailableError, KeyNotFoundError, MetadataUnavailableError
 from kmsfs.format.context import encode_context
+from kmsfs.keystore.audit import Actor
+from kmsfs.keystore.audit_log import acting_for
 from kmsfs.keystore.model import KeyManager, KeyState
 from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.transitions import Operation
@@ -69,6 +71,19 @@ def test_a_process_that_ends_at_once_does_what_is_due(
     assert len(snapshot.keys[rotating.key_id].materials) == 2
     assert dying.key_id not in snapshot.keys
     assert f"kmsfs:{dying.key_id}" not in labels(timed)
+
+
+def test_what_is_due_is_nobodys_doing(timed: Keystore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record must not say that whose request came just then deleted a key."""
+    timed.enable_key_rotation(MAIN, period_days=90, region=US)
+    timed.schedule_key_deletion(timed.create_key(US).arn, days=7)
+    clock.time += 90 * DAY
+    monkeypatch.setattr("kmsfs.keystore.regions.REFRESH_INTERVAL_S", -1.0)
+    with acting_for(Actor("arn:aws:iam::000000000000:user/bob", 1, "server", "request")):
+        timed.encrypt(MAIN, b"x", {}, region=US)
+    for action in ("DeleteKey", "RotateKey"):
+        (record,) = actions(timed.home, action)
+        assert (record["principal"], record["via"], record.get("request_id")) == ("kmsfs", "cli", None)
 
 
 def test_a_self_check_changes_nothing(timed: Keystore, clock: Clock) -> None:

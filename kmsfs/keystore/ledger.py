@@ -107,13 +107,21 @@ class Ledger:
                 f"account in the configuration of region {region} was changed", hint=_HINT
             )
         snapshot = build_snapshot(state, others)
-        if self._snapshot is not None and snapshot.counter < self._snapshot.counter:
+        if self._is_older(state):
             raise MetadataTamperedError(
                 f"metadata of region {region} was set back to an older state", hint=_HINT
             )
         self._rows = {row.key: row for row in rows}
         self._snapshot = snapshot
         return snapshot
+
+    def _is_older(self, state: Row) -> bool:
+        """Whether what was seen before came later, or at the same count of changes and differs: one was set back."""
+        if self._snapshot is None:
+            return False
+        seen = self._rows[_STATE, self._config.region]
+        before, now = self._snapshot.counter, int(str(state.values["counter"]))
+        return now < before or (now == before and state != seen)
 
     def _state_row(self, counter: int, rows: Iterable[Row]) -> Row:
         config = self._config

@@ -289,6 +289,19 @@ def test_a_database_that_was_set_back_is_refused_by_whoever_saw_more(
     assert connect().snapshot.counter == 2
 
 
+def test_a_database_that_was_set_back_and_changed_as_often_again_is_refused(
+    ledger: Ledger, connect: Callable[..., Ledger], path: Path
+) -> None:
+    with closing(sqlite3.connect(path)) as database, closing(sqlite3.connect(path.with_name("old"))) as old:
+        database.backup(old)
+    ledger.commit(lambda _: sample_changes(US, 3))
+    with closing(sqlite3.connect(path)) as database, closing(sqlite3.connect(path.with_name("old"))) as old:
+        old.backup(database)
+    assert connect().commit(lambda _: sample_changes(US, 4)).counter == ledger.snapshot.counter
+    with pytest.raises(MetadataTamperedError, match="older state"):
+        ledger.reload()
+
+
 def test_unchanged_rows_cost_no_hsm_call(ledger: Ledger, connect: Callable[..., Ledger]) -> None:
     mac = Mac()
     reader = connect(US, mac)

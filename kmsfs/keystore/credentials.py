@@ -19,6 +19,7 @@ from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import CredentialEntry, NewCredential
+from kmsfs.keystore.principals import require_user
 from kmsfs.keystore.provision import exclusive
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.rows import credential_values
@@ -67,14 +68,24 @@ class Credentials:
 
     def delete(self, access_key_id: str) -> None:
         """Remove an access key from every region; requests signed with it are refused from then on."""
-        holders = [service for service in self._services() if access_key_id in service.snapshot.credentials]
-        if not holders:
+        found, failures = False, list[KmsfsError]()
+        gone = Changes(deletes=[("credentials", access_key_id)])
+        for service in self._services():
+            try:
+                if access_key_id in service.snapshot.credentials:
+                    found = True
+                    with self._audits.change(
+                        service, "iam:DeleteAccessKey", None, access_key_id=access_key_id
+                    ):
+                        service.ledger.commit(lambda _: gone)
+            except KmsfsError as error:  # no use of it in the other regions waits for that one
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        if not found:
             raise PrincipalNotFoundError(
                 f"access key {access_key_id} does not exist", hint="kmsfs credential list shows them"
             )
-        for service in holders:
-            with self._audits.change(service, "iam:DeleteAccessKey", None, access_key_id=access_key_id):
-                service.ledger.commit(lambda _: Changes(deletes=[("credentials", access_key_id)]))
 
     def copy_to(self, service: RegionService) -> None:
         """Give a new region the access keys that the others have."""
@@ -106,6 +117,8 @@ class Credentials:
         entry = CredentialEntry(access_key_id, principal, sealed, now)
 
         def decide(snapshot: Snapshot) -> Changes:
+            if principal != ROOT:
+                require_user(snapshot, principal)  # else it would wait for a user made later
             return Changes(puts=[("credentials", credential_values(snapshot.region, entry))])
 
         service.ledger.commit(decide)

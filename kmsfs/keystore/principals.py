@@ -2,7 +2,7 @@
 
 Users belong to the account, rows to a region: every region holds its own copy, and a request is decided with
 that of its region, so that whoever holds one region's token cannot make up an administrator of another. A
-write that reached only some regions is completed by repeating it.
+write that reached only some regions is completed by repeating it: one whose token is away stops none of the others.
 """
 
 import base64
@@ -78,17 +78,11 @@ class Principals:
 
     def require(self, name: str) -> None:
         """Raise PrincipalNotFoundError unless the name is that of the root or of a user."""
-        problem: KmsfsError | None = None
-        for service in self._services() if name != ROOT else ():
-            try:
-                if name in service.snapshot.users:
-                    return
-            except KmsfsError as error:  # that region cannot say
-                problem = problem or error
-        if name != ROOT:
-            raise problem or PrincipalNotFoundError(
-                f"user {name} does not exist", hint="kmsfs user list shows them"
-            )
+        if name == ROOT:
+            return
+        snapshots, problem = self._answers()
+        if not any(name in snapshot.users for snapshot in snapshots):
+            raise problem or _no_user(name)
 
     def delete(self, name: str) -> None:
         """Remove a user with their access keys and policies from every region."""
@@ -116,6 +110,7 @@ class Principals:
         parse_policy(document, PolicyKind.IDENTITY)
 
         def decide(snapshot: Snapshot) -> Changes:
+            require_user(snapshot, name)
             if len({*snapshot.identity_policies.get(name, ()), policy}) > MAX_POLICIES:
                 raise LimitExceededError(f"user {name} would have more than {MAX_POLICIES} policies")
             row = identity_policy_values(snapshot.region, name, policy, document)
@@ -133,8 +128,10 @@ class Principals:
 
     def delete_policy(self, name: str, *, policy: str = DEFAULT_POLICY) -> None:
         """Take a policy from a user."""
-        if policy not in self.policies(name):
-            raise PrincipalNotFoundError(
+        self._require_user(name)
+        snapshots, problem = self._answers()
+        if not any(policy in snapshot.identity_policies.get(name, ()) for snapshot in snapshots):
+            raise problem or PrincipalNotFoundError(
                 f"user {name} has no policy {policy}", hint="kmsfs user policy list shows them"
             )
         decide = _always(Changes(deletes=[("identity_policies", identity_policy_id(name, policy))]))
@@ -164,11 +161,39 @@ class Principals:
             raise InvalidRequestError("the account's root is no user", hint="it has no identity policies")
         self.require(name)
 
+    def _answers(self) -> tuple[Sequence[Snapshot], KmsfsError | None]:
+        """Return what the regions hold that can answer, and why another one cannot."""
+        snapshots: list[Snapshot] = []
+        problem: KmsfsError | None = None
+        for service in self._services():
+            try:
+                snapshots.append(service.snapshot)
+            except KmsfsError as error:
+                problem = problem or error
+        return snapshots, problem
+
     def _commit_everywhere(self, action: str, decide: Callable[[Snapshot], Changes], **details: str) -> None:
+        """Commit in every region that can; then raise why one could not, so that it is repeated there."""
+        failures: list[KmsfsError] = []
         with self._exclusive():
             for service in self._services():
-                with self._audits.change(service, action, None, **details):
-                    service.ledger.commit(decide)
+                try:
+                    with self._audits.change(service, action, None, **details):
+                        service.ledger.commit(decide)
+                except KmsfsError as error:  # a right that is taken away goes where it can
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+def require_user(snapshot: Snapshot, name: str) -> None:
+    """Raise PrincipalNotFoundError unless the region has a user of that name."""
+    if name not in snapshot.users:
+        raise _no_user(name)
+
+
+def _no_user(name: str) -> PrincipalNotFoundError:
+    return PrincipalNotFoundError(f"user {name} does not exist", hint="kmsfs user list shows them")
 
 
 def check_user_name(name: str) -> str:

@@ -26,6 +26,7 @@ MAY_DECRYPT = json.dumps(
         "Statement": {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"},
     }
 )
+MAY_NOTHING = MAY_DECRYPT.replace("Allow", "Deny")
 
 
 def test_a_user_is_the_same_in_every_region(keystore: Keystore, ks_home: Path) -> None:
@@ -155,3 +156,62 @@ def test_whether_a_user_exists_is_asked_of_every_region(keystore: Keystore, ks_h
             other.principals.require(name)
         with pytest.raises(PinIncorrectError):  # that region may know him
             other.principals.require("bob")
+
+
+def test_an_access_key_is_that_of_a_user_who_is_there(keystore: Keystore) -> None:
+    """Otherwise one that was made while its user was deleted would be a new user's of that name."""
+    with pytest.raises(PrincipalNotFoundError):
+        keystore.credentials.create("ghost")
+    assert keystore.credentials.list() == []
+
+
+def test_a_policy_is_not_left_for_a_user_who_was_deleted_meanwhile(
+    keystore: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keystore.principals.create("alice")
+    required = keystore.principals.require
+
+    def deleted_then(name: str) -> None:
+        required(name)
+        monkeypatch.undo()
+        keystore.principals.delete(name)
+
+    monkeypatch.setattr(keystore.principals, "require", deleted_then)
+    with pytest.raises(PrincipalNotFoundError):
+        keystore.principals.put_policy("alice", MAY_DECRYPT)
+    assert not keystore._service(US).snapshot.identity_policies
+
+
+TAKEN_AWAY: dict[str, Callable[[Keystore, str], object]] = {
+    "access key": lambda keystore, key: keystore.credentials.delete(key),
+    "policy": lambda keystore, _: keystore.principals.delete_policy("alice"),
+    "user": lambda keystore, _: keystore.principals.delete("alice"),
+    "wider policy": lambda keystore, _: keystore.principals.put_policy("alice", MAY_NOTHING),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN_AWAY)
+def test_a_right_is_taken_away_though_one_region_cannot_be_asked(
+    keystore: Keystore, ks_home: Path, what: str
+) -> None:
+    keystore.principals.create("alice")
+    keystore.principals.put_policy("alice", MAY_DECRYPT)
+    made = keystore.credentials.create("alice").access_key_id
+    keystore.close()
+    pin_file = ks_home / f"regions/{EU}.pin"
+    pin = pin_file.read_text()
+    pin_file.write_text("wrong")
+    with Keystore.open(ks_home) as other:
+        with pytest.raises(PinIncorrectError):
+            TAKEN_AWAY[what](other, made)
+        snapshot = other._service(US).ledger.reload()
+        assert {
+            "access key": made not in snapshot.credentials,
+            "policy": "alice" not in snapshot.identity_policies,
+            "user": not snapshot.users and not snapshot.credentials,
+            "wider policy": snapshot.identity_policies.get("alice") == {"default": MAY_NOTHING},
+        }[what]
+    pin_file.write_text(pin)
+    with Keystore.open(ks_home) as other:  # the other region is reached by repeating it
+        TAKEN_AWAY[what](other, made)
+        assert all(finding.ok for finding in other.check())

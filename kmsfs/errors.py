@@ -116,6 +116,14 @@ class InvalidCiphertextError(KeystoreError):
     """The blob is foreign, damaged, or its encryption context does not match."""
 
 
+class InvalidKeyUsageError(KeystoreError):
+    """The key is for something else: encryption, or MACs."""
+
+
+class InvalidMacError(KeystoreError):
+    """The MAC is not that of this message under this key."""
+
+
 class IncorrectKeyError(KeystoreError):
     """The blob was encrypted under another key than the one named."""
 

@@ -4,6 +4,8 @@ from typing import Final
 
 from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.pagination import page
+from kmsfs.api.refusal import Refusal
+from kmsfs.keystore.model import KeySpec
 
 _ROTATIONS_PAGE: Final = 100
 _DONE: Final = None
@@ -38,6 +40,8 @@ def rotate_key_on_demand(call: ActionCall) -> Output:
 def list_key_rotations(call: ActionCall) -> Output:
     """List a CMK's rotations; on request its first material, too."""
     key = call.key(aliases=False)
+    if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise Refusal("UnsupportedOperationException", f"{key.arn} is a key whose material does not rotate.")
     shown = call.text("IncludeKeyMaterial", "ROTATIONS_ONLY")
     entries = key.rotations(with_first=shown == "ALL_KEY_MATERIAL")
     place = [material.material_id.hex() for material in key.materials].index

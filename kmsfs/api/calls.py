@@ -16,7 +16,7 @@ from kmsfs.keystore.model import GrantEntry, KeyMetadata
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.service import Keystore
-from kmsfs.keystore.transitions import Operation, next_state
+from kmsfs.keystore.transitions import Operation, check_use
 
 Output = Mapping[str, object] | None
 
@@ -130,7 +130,7 @@ class ActionCall:
         """End a dry run: the key could have been used, and was not."""
         if self.parameters.get("DryRun"):
             if operation is not None:
-                next_state(key.state, operation, key.arn)
+                check_use(key, operation)
             raise Refusal(
                 "DryRunOperationException",
                 "The request would have succeeded, but the DryRun option is set.",

@@ -11,6 +11,7 @@ from typing import Final
 from kmsfs.api import actions_crypto as crypto
 from kmsfs.api import actions_grants as grants
 from kmsfs.api import actions_keys as keys
+from kmsfs.api import actions_mac as macs
 from kmsfs.api import actions_policies as policies
 from kmsfs.api import actions_rotation as rotation
 from kmsfs.api import actions_tags as tags
@@ -46,6 +47,8 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "GenerateDataKey": crypto.generate_data_key,
     "GenerateDataKeyWithoutPlaintext": crypto.generate_data_key_without_plaintext,
     "GenerateRandom": crypto.generate_random,
+    "GenerateMac": macs.generate_mac,
+    "VerifyMac": macs.verify_mac,
     "EnableKeyRotation": rotation.enable_key_rotation,
     "DisableKeyRotation": rotation.disable_key_rotation,
     "GetKeyRotationStatus": rotation.get_key_rotation_status,
@@ -73,6 +76,8 @@ USES: Final = frozenset(
         "GenerateDataKey",
         "GenerateDataKeyWithoutPlaintext",
         "GenerateRandom",
+        "GenerateMac",
+        "VerifyMac",
         "DescribeKey",
     }
 )

@@ -62,6 +62,8 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.DuplicateTagError: WireError("TagException", message="Duplicate tag keys"),
     errors.TooManyTagsError: WireError("TagException", message="Too many tags"),
     errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
+    errors.InvalidKeyUsageError: WireError("InvalidKeyUsageException"),
+    errors.InvalidMacError: WireError("KMSInvalidMacException", message=""),
     errors.IncorrectKeyError: WireError(
         "IncorrectKeyException",
         message="The key ID in the request does not identify a CMK that can perform this operation.",

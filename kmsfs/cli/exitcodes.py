@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     AUDIT_UNAVAILABLE = 14
     AUDIT_BROKEN = 15
     UNSUPPORTED = 16
+    KEY_USAGE = 17
+    INVALID_MAC = 18
     MODULE_INVALID = 20
     TOKEN_NOT_FOUND = 21
     PIN_UNAVAILABLE = 22
@@ -82,6 +84,8 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.TooManyTagsError: ExitCode.USAGE,
     errors.MalformedPolicyError: ExitCode.USAGE,
     errors.InvalidCiphertextError: ExitCode.INVALID_CIPHERTEXT,
+    errors.InvalidKeyUsageError: ExitCode.KEY_USAGE,
+    errors.InvalidMacError: ExitCode.INVALID_MAC,
     errors.IncorrectKeyError: ExitCode.INCORRECT_KEY,
     errors.AccessDeniedError: ExitCode.ACCESS_DENIED,
     errors.MalformedPolicyError: ExitCode.USAGE,

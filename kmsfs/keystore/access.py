@@ -23,6 +23,7 @@ from kmsfs.keystore.policy.document import Policy, PolicyKind, default_key_polic
 from kmsfs.keystore.policy.grants import Constraints, Grant, check_grant
 from kmsfs.keystore.rows import grant_values, key_policy_values
 from kmsfs.keystore.snapshot import Snapshot
+from kmsfs.keystore.specs import check_grantable
 from kmsfs.keystore.transitions import Operation, next_state
 
 MAX_GRANTS: Final = 50_000  # on one key
@@ -167,6 +168,7 @@ def _new_grant(
     next_state(key.state, Operation.CREATE_GRANT, key.arn)
     grant = wanted.grant(grant_id)
     check_grant(grant)
+    check_grantable(key, grant.operations)
     for arn in (grant.grantee, grant.retiring_principal):
         if arn is not None and not _exists(snapshot, arn):
             raise InvalidArnError(

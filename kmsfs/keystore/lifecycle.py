@@ -10,14 +10,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from kmsfs.errors import InvalidRequestError, KmsfsError, LimitExceededError
+from kmsfs.errors import InvalidRequestError, KmsfsError, LimitExceededError, UnsupportedOperationError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.aliases import changeable, new_alias, require_free
 from kmsfs.keystore.arn import check_alias, key_arn
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.materials import Materials
-from kmsfs.keystore.model import KeyManager, KeyMetadata, KeyState, Material, RegionConfig, RotationType
+from kmsfs.keystore.model import (
+    KeyManager,
+    KeyMetadata,
+    KeySpec,
+    KeyState,
+    Material,
+    RegionConfig,
+    RotationType,
+)
 from kmsfs.keystore.ports import Hsm
 from kmsfs.keystore.rows import (
     CONDEMNED,
@@ -30,6 +38,7 @@ from kmsfs.keystore.rows import (
     tag_values,
 )
 from kmsfs.keystore.snapshot import Snapshot
+from kmsfs.keystore.specs import SPECS
 from kmsfs.keystore.transitions import Operation, next_state
 
 DAY_S: Final = 86_400
@@ -66,18 +75,20 @@ class Lifecycle:
         *,
         tags: Mapping[str, str] = NO_TAGS,
         policy: str | None = None,
+        spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
     ) -> KeyMetadata:
         """Generate a CMK in the token and record it, with its first alias, tags and policy if any are given."""
+        self._materials.require_support(spec)
         if alias is not None:
             if manager is KeyManager.CUSTOMER:
                 check_alias(alias)
             require_free(self._ledger.reload(), alias)
         config, key_id = self._config, KeyId(str(uuid.uuid4()))
-        material = self._materials.generate(key_id)
+        material = self._materials.generate(key_id, spec)
 
         def decide(snapshot: Snapshot) -> Changes:
             puts = [
-                ("keys", key_values(_new_key(config, key_id, description, material, manager))),
+                ("keys", key_values(_new_key(config, key_id, description, material, manager, spec))),
                 ("materials", material_values(config.region, key_id, material, 0)),
                 *(("tags", tag_values(config.region, key_id, name, tags[name])) for name in tags),
             ]
@@ -205,6 +216,7 @@ class Lifecycle:
 
         def decide(snapshot: Snapshot) -> Changes:
             key = changeable(snapshot, key_id)
+            _require_rotatable(key)
             next_state(key.state, Operation.SET_ROTATION, key.arn)
             if period_days == key.rotation_period_days:
                 return Changes()
@@ -217,6 +229,7 @@ class Lifecycle:
     def rotate_on_demand(self, key_id: KeyId) -> KeyMetadata:
         """Give a CMK new material now; its id, ARN and aliases stay, and what is encrypted still decrypts."""
         key = changeable(self._ledger.reload(), key_id)
+        _require_rotatable(key)
         next_state(key.state, Operation.ROTATE, key.arn)
         made = [m for m in key.materials if m.rotation_type is RotationType.ON_DEMAND]
         if len(made) >= MAX_ON_DEMAND:
@@ -232,7 +245,7 @@ class Lifecycle:
             return self._rotate(seen, kind)
 
     def _rotate(self, seen: KeyMetadata, kind: RotationType) -> KeyMetadata:
-        material = replace(self._materials.generate(seen.key_id), rotation_type=kind)
+        material = replace(self._materials.generate(seen.key_id, seen.spec), rotation_type=kind)
 
         def decide(snapshot: Snapshot) -> Changes:
             key = snapshot.key(seen.key_id)
@@ -257,6 +270,11 @@ class Lifecycle:
 
 def _same(key: KeyMetadata, seen: KeyMetadata) -> bool:
     return key.current_material_id == seen.current_material_id and key.state is seen.state
+
+
+def _require_rotatable(key: KeyMetadata) -> None:
+    if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise UnsupportedOperationError(f"key {key.arn} is a MAC key: its material does not change")
 
 
 def _next_rotation(key: KeyMetadata, now: float) -> float | None:
@@ -284,7 +302,12 @@ def rotation_is_due(key: KeyMetadata, now: float) -> bool:
 
 
 def _new_key(
-    config: RegionConfig, key_id: KeyId, description: str, material: Material, manager: KeyManager
+    config: RegionConfig,
+    key_id: KeyId,
+    description: str,
+    material: Material,
+    manager: KeyManager,
+    spec: KeySpec,
 ) -> KeyMetadata:
     period = MANAGED_PERIOD_DAYS if manager is KeyManager.AWS else None
     return KeyMetadata(
@@ -298,6 +321,8 @@ def _new_key(
         created_at=material.created_at,
         current_material_id=material.material_id,
         materials=(material,),
+        usage=SPECS[spec].usage,
+        spec=spec,
         rotation_period_days=period,
         next_rotation_at=None if period is None else material.created_at + period * DAY_S,
     )

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.errors import KmsfsError
+from kmsfs.errors import KmsfsError, UnsupportedOperationError
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
 from kmsfs.ids import KeyId, MaterialId
 from kmsfs.keystore.ledger import Changes, Ledger
-from kmsfs.keystore.model import Material, RegionConfig
+from kmsfs.keystore.model import KeySpec, Material, RegionConfig
 from kmsfs.keystore.ports import Hsm, KeyKind
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.softhsm import locked
+from kmsfs.keystore.specs import SPECS
 
 KEY_LABEL_PREFIX = "kmsfs:"
 _KINDS = {Suite.HSM_GCM: KeyKind.AES, Suite.HSM_KDF: KeyKind.HMAC}
@@ -34,11 +35,26 @@ class Materials:
         self._ledger = ledger
         self._now = now
 
-    def generate(self, key_id: KeyId) -> Material:
+    def generate(self, key_id: KeyId, spec: KeySpec) -> Material:
         """Make new material in the token."""
-        material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self._config.suite, self._now())
-        self._hsm.generate(_KINDS[material.suite], material.material_id, key_label(key_id))
+        material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self.suite_of(spec), self._now())
+        self._hsm.generate(
+            _KINDS[material.suite], material.material_id, key_label(key_id), size=SPECS[spec].size
+        )
         return material
+
+    def suite_of(self, spec: KeySpec) -> Suite:
+        """Return the suite of new material; that of a MAC key only says which kind of object it is."""
+        return self._config.suite if spec is KeySpec.SYMMETRIC_DEFAULT else Suite.HSM_KDF
+
+    def require_support(self, spec: KeySpec) -> None:
+        """Raise UnsupportedOperationError if the token's module cannot do what keys of that spec are for."""
+        digest = SPECS[spec].digest
+        if digest is not None and not self._hsm.offers_hmac(digest):
+            raise UnsupportedOperationError(
+                f"module {self._config.module} does not offer HMAC with {digest.value}: "
+                f"no {spec.value} key can be made in region {self._config.region}"
+            )
 
     def commit(self, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
         """Commit what names ``material``, which is taken back if that fails."""

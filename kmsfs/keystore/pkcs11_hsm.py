@@ -27,7 +27,7 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import Suite
 from kmsfs.keystore.pkcs11_module import GONE_ERRORS, Pkcs11Module, reason
-from kmsfs.keystore.ports import KeyKind, TokenKey
+from kmsfs.keystore.ports import Digest, KeyKind, TokenKey
 from kmsfs.keystore.softhsm import SoftHsmToken
 
 RECOVERY_INTERVAL_S = 1.0  # how often a missing token may cost the module's other tokens their sessions
@@ -50,6 +50,12 @@ _BAD_INPUT_ERRORS: Final = (  # of a decryption whose tag is wrong, or that is t
 _GENERATE: Final = {
     KeyKind.AES: (KeyType.AES, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT),
     KeyKind.HMAC: (KeyType.GENERIC_SECRET, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN),
+}
+_HMACS: Final = {
+    Digest.SHA_224: Mechanism.SHA224_HMAC,
+    Digest.SHA_256: Mechanism.SHA256_HMAC,
+    Digest.SHA_384: Mechanism.SHA384_HMAC,
+    Digest.SHA_512: Mechanism.SHA512_HMAC,
 }
 _CAPABILITIES: Final = {
     MechanismFlag.ENCRYPT: Attribute.ENCRYPT,
@@ -120,21 +126,25 @@ class Pkcs11Hsm:
             bad_input=IntegrityError,
         )
 
-    def hmac(self, object_id: bytes, message: bytes) -> bytes:
-        """Return HMAC-SHA-256 of ``message``."""
-        return self._run(
-            object_id, KeyKind.HMAC, lambda key: key.sign(message, mechanism=Mechanism.SHA256_HMAC)
-        )
+    def hmac(self, object_id: bytes, message: bytes, digest: Digest = Digest.SHA_256) -> bytes:
+        """Return the HMAC of ``message``."""
+        mechanism = _HMACS[digest]
+        return self._run(object_id, KeyKind.HMAC, lambda key: key.sign(message, mechanism=mechanism))
 
-    def generate(self, kind: KeyKind, object_id: bytes, label: str) -> None:
-        """Make a sensitive, not extractable key in the token."""
+    def offers_hmac(self, digest: Digest) -> bool:
+        """Return whether the module does HMAC with that digest."""
+        offered = self._with_session(lambda session: session.token.slot.get_mechanisms())
+        return _HMACS[digest] in offered
+
+    def generate(self, kind: KeyKind, object_id: bytes, label: str, *, size: int = 32) -> None:
+        """Make a sensitive, not extractable key of ``size`` bytes in the token."""
         if not isinstance(object_id, bytes) or not isinstance(label, str):
             raise TypeError("object id must be bytes and label must be str")
         key_type, mechanism, capabilities = _GENERATE[kind]
         with self._module.lock, self._module.alone(self._conf):
             self._with_session(
                 lambda session: session.generate_key(
-                    key_type, 256, id=object_id, label=label, store=True, capabilities=capabilities,
+                    key_type, size * 8, id=object_id, label=label, store=True, capabilities=capabilities,
                     mechanism=mechanism, template=_TEMPLATE,
                 )
             )  # fmt: skip

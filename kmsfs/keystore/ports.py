@@ -16,8 +16,17 @@ from kmsfs.keystore.audit import Actor, Event
 class KeyKind(StrEnum):
     """What a key object in a token is for."""
 
-    AES = "aes-256"  # encrypt and decrypt, suite 1
-    HMAC = "hmac-sha256"  # sign only: suite 2 and the integrity key
+    AES = "aes"  # encrypt and decrypt: suite 1
+    HMAC = "hmac"  # sign only: suite 2, MAC keys, and the keystore's own keys
+
+
+class Digest(StrEnum):
+    """The hash of an HMAC."""
+
+    SHA_224 = "sha224"
+    SHA_256 = "sha256"
+    SHA_384 = "sha384"
+    SHA_512 = "sha512"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +54,11 @@ class Hsm(Protocol):
     def probe_suite(self) -> Suite:
         """Return the wrap suite that the module can do."""
 
-    def generate(self, kind: KeyKind, object_id: bytes, label: str) -> None:
-        """Make a sensitive, not extractable key in the token."""
+    def offers_hmac(self, digest: Digest) -> bool:
+        """Return whether the module does HMAC with that digest."""
+
+    def generate(self, kind: KeyKind, object_id: bytes, label: str, *, size: int = 32) -> None:
+        """Make a sensitive, not extractable key of ``size`` bytes in the token."""
 
     def put(self, kind: KeyKind, object_id: bytes, label: str, value: bytes) -> None:
         """Make a sensitive, not extractable key of a value that the caller knows."""
@@ -69,8 +81,8 @@ class Hsm(Protocol):
     def decrypt_gcm(self, object_id: bytes, iv: bytes, sealed: bytes, aad: bytes) -> bytes:
         """Return the plaintext, or raise IntegrityError."""
 
-    def hmac(self, object_id: bytes, message: bytes) -> bytes:
-        """Return HMAC-SHA-256 of ``message``."""
+    def hmac(self, object_id: bytes, message: bytes, digest: Digest = Digest.SHA_256) -> bytes:
+        """Return the HMAC of ``message``."""
 
     def close(self) -> None:
         """Give the token back."""

@@ -29,7 +29,8 @@ from kmsfs.keystore.lifecycle import Lifecycle
 from kmsfs.keystore.model import KeyManager, KeyMetadata, RegionConfig, RotationType
 from kmsfs.keystore.ports import Hsm, MetadataStore
 from kmsfs.keystore.snapshot import MaterialEntry, Snapshot
-from kmsfs.keystore.transitions import Operation, next_state
+from kmsfs.keystore.specs import mac_digest
+from kmsfs.keystore.transitions import Operation, check_use
 from kmsfs.keystore.uses import UseCounter
 from kmsfs.keystore.wrapping import open_blob, seal
 
@@ -93,10 +94,8 @@ class RegionService:
         self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
-        next_state(key.state, operation, key.arn)
-        material_id = key.current_material_id
-        if material_id is None:
-            raise KeyStateError(f"key {key.arn} has no material yet")
+        check_use(key, operation)
+        material_id = _current(key)
         entry = self.snapshot.materials[material_id]
         suite = entry.material.suite
         if suite is Suite.HSM_GCM:
@@ -122,13 +121,18 @@ class RegionService:
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
         """Return the plaintext of a blob under that material."""
         key, material = entry.key, entry.material
-        next_state(key.state, Operation.DECRYPT, key.arn)
+        check_use(key, Operation.DECRYPT)
         if blob.head.suite is not material.suite:
             raise _not_authentic()
         try:
             return open_blob(self.hsm, entry, blob, context)
         except IntegrityError:
             raise _not_authentic() from None
+
+    def mac(self, key: KeyMetadata, operation: Operation, algorithm: str, message: bytes) -> bytes:
+        """Return the MAC of a message under a MAC key."""
+        check_use(key, operation)
+        return self.hsm.hmac(_current(key), message, mac_digest(key, algorithm))
 
     def _counter(self, material_id: MaterialId) -> UseCounter:
         counter = self._counters.get(material_id)
@@ -141,6 +145,12 @@ class RegionService:
         start = time.perf_counter()
         self.hsm.hmac(integrity_key_id(self.config.region), b"kmsfs speed")
         return time.perf_counter() - start
+
+
+def _current(key: KeyMetadata) -> MaterialId:
+    if key.current_material_id is None:
+        raise KeyStateError(f"key {key.arn} has no material yet")
+    return key.current_material_id
 
 
 def _not_authentic() -> InvalidCiphertextError:

@@ -7,21 +7,22 @@ from enum import StrEnum
 from typing import Final
 
 from kmsfs.errors import (
+    InvalidKeyUsageError,
     KeyDisabledError,
     KeyNotPendingDeletionError,
     KeyPendingDeletionError,
     KeyStateError,
     KeystoreError,
 )
-from kmsfs.keystore.model import KeyState
+from kmsfs.keystore.model import KeyMetadata, KeyState, KeyUsage
 
 
 class Operation(StrEnum):
     """The actions on a CMK whose outcome depends on its state."""
 
-    ENCRYPT = "encrypt"
-    DECRYPT = "decrypt"
-    GENERATE_DATA_KEY = "generate a data key"
+    ENCRYPT = "encrypt with"
+    DECRYPT = "decrypt with"
+    GENERATE_DATA_KEY = "generate a data key with"
     ENABLE = "enable"
     DISABLE = "disable"
     POINT_ALIAS = "point an alias at"
@@ -32,10 +33,18 @@ class Operation(StrEnum):
     TAG = "tag"
     DESCRIBE_ANEW = "change the description of"
     CREATE_GRANT = "create a grant on"
+    GENERATE_MAC = "generate a MAC with"
+    VERIFY_MAC = "verify a MAC with"
 
 
-_USES: Final = (Operation.ENCRYPT, Operation.DECRYPT, Operation.GENERATE_DATA_KEY, Operation.CREATE_GRANT)
-
+_PURPOSES: Final = {
+    Operation.ENCRYPT: KeyUsage.ENCRYPT_DECRYPT,
+    Operation.DECRYPT: KeyUsage.ENCRYPT_DECRYPT,
+    Operation.GENERATE_DATA_KEY: KeyUsage.ENCRYPT_DECRYPT,
+    Operation.GENERATE_MAC: KeyUsage.GENERATE_VERIFY_MAC,
+    Operation.VERIFY_MAC: KeyUsage.GENERATE_VERIFY_MAC,
+}
+_USES: Final = (*_PURPOSES, Operation.CREATE_GRANT)
 _ROTATION: Final = (Operation.ROTATE, Operation.SET_ROTATION)
 _LABELS: Final = (Operation.POINT_ALIAS, Operation.TAG, Operation.DESCRIBE_ANEW)
 _DELETABLE: Final = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_IMPORT)
@@ -73,6 +82,13 @@ _REMEDIES: Final = {
     KeyState.PENDING_DELETION: "keep it after all: kmsfs key cancel-deletion {}",
     KeyState.PENDING_IMPORT: "",
 }
+
+
+def check_use(key: KeyMetadata, operation: Operation) -> None:
+    """Raise what refuses the use of a key: that it is for something else, or its state."""
+    if _PURPOSES.get(operation, key.usage) is not key.usage:
+        raise InvalidKeyUsageError(f"key {key.arn} is for {key.usage.value}: nobody can {operation.value} it")
+    next_state(key.state, operation, key.arn)
 
 
 def next_state(state: KeyState, operation: Operation, key_arn: str) -> KeyState:

@@ -5,10 +5,12 @@ from contextlib import suppress
 from functools import partial
 
 from kmsfs.crypto.entropy import random_bytes
+from kmsfs.crypto.kdf import equal
 from kmsfs.errors import (
     FormatError,
     IncorrectKeyError,
     InvalidCiphertextError,
+    InvalidMacError,
     InvalidRequestError,
     KeyNotFoundError,
     KmsfsError,
@@ -25,7 +27,7 @@ from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions, find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
 from kmsfs.keystore.snapshot import MaterialEntry
-from kmsfs.keystore.transitions import Operation, next_state
+from kmsfs.keystore.transitions import Operation, check_use
 
 MAX_DATA_KEY_SIZE = 1024
 _Recorder = Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording]
@@ -90,6 +92,22 @@ class KeyUse(Regions):
         """Decrypt a blob; ``ref`` names the only key that is acceptable."""
         return self._decrypt(blob, context, ref, region, self.audits.use, "Decrypt")
 
+    def generate_mac(self, ref: str, message: bytes, algorithm: str, *, region: str | None = None) -> bytes:
+        """Return the MAC of 1 to 4096 bytes under a MAC key; ``algorithm`` is AWS's name of the key's own."""
+        service, key_id = self._locate(ref, region)
+        with self.audits.use(service, "GenerateMac", key_id, {}):
+            return _mac(service, key_id, message, algorithm, Operation.GENERATE_MAC)
+
+    def verify_mac(
+        self, ref: str, message: bytes, algorithm: str, mac: bytes, *, region: str | None = None
+    ) -> None:
+        """Raise InvalidMacError unless ``mac`` is that of the message."""
+        service, key_id = self._locate(ref, region)
+        with self.audits.use(service, "VerifyMac", key_id, {}):
+            found = _mac(service, key_id, message, algorithm, Operation.VERIFY_MAC)
+            if not equal(found, mac):
+                raise InvalidMacError(f"MAC is not that of the message under {service.key(key_id).arn}")
+
     def key_of_blob(self, blob: bytes, *, ref: str | None = None, region: str | None = None) -> KeyMetadata:
         """Return the CMK that a blob is under, without opening it; ``ref`` as for ``decrypt``."""
         parsed = _parsed(blob)
@@ -127,7 +145,7 @@ class KeyUse(Regions):
         service, key_id = self._locate(key_arn, None)
         key = service.key(key_id)
         self.standing.require(service, action, pairs, key_id)
-        next_state(key.state, Operation.DECRYPT, key.arn)
+        check_use(key, Operation.DECRYPT)
         service.hsm.check_present()
         self.audits.check(service)
 
@@ -228,6 +246,14 @@ def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length:
     return GeneratedDataKey(
         plaintext, *service.seal(service.key(key_id), Operation.GENERATE_DATA_KEY, plaintext, context)
     )
+
+
+def _mac(
+    service: RegionService, key_id: KeyId, message: bytes, algorithm: str, operation: Operation
+) -> bytes:
+    if not 1 <= len(message) <= MAX_PLAINTEXT_SIZE:
+        raise InvalidRequestError(f"message must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(message)}")
+    return service.mac(service.key(key_id), operation, algorithm, message)
 
 
 def _parsed(blob: bytes) -> Blob:

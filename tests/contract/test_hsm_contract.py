@@ -15,7 +15,7 @@ from kmsfs.format.blob import Suite
 from kmsfs.keystore import softhsm
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.pkcs11_module import init_softhsm_token, module_at, token_serial
-from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.ports import Digest, Hsm, KeyKind
 
 ANCHOR, AES, HMAC = bytes(32), b"a" * 32, b"h" * 32
 IV, AAD = b"i" * 12, b"associated data"
@@ -84,6 +84,19 @@ def test_hmac_is_a_function_of_key_and_message(hsm: Hsm) -> None:
     assert hsm.hmac(HMAC, b"message") != hsm.hmac(HMAC, b"massage")
     assert hsm.hmac(HMAC, b"message") != hsm.hmac(ANCHOR, b"message")
     assert hsm.hmac(HMAC, b"") != hmac.digest(b"", b"", hashlib.sha256)
+
+
+@pytest.mark.parametrize("digest", Digest)
+def test_hmac_with_each_digest(hsm: Hsm, digest: Digest) -> None:
+    size = hashlib.new(digest.value).digest_size
+    assert hsm.offers_hmac(digest)
+    hsm.generate(KeyKind.HMAC, b"m" * 32, "made", size=size)
+    made = hsm.hmac(b"m" * 32, b"message", digest)
+    assert len(made) == size
+    assert made != hsm.hmac(b"m" * 32, b"massage", digest)
+    value = hsm.random(size)
+    hsm.put(KeyKind.HMAC, b"p" * 32, "put", value)
+    assert hsm.hmac(b"p" * 32, b"message", digest) == hmac.digest(value, b"message", digest.value)
 
 
 def test_a_key_of_a_known_value_computes_with_it_and_keeps_it(hsm: Hsm) -> None:

@@ -33,10 +33,12 @@ def test_every_cell_allows_or_refuses_by_name(state: KeyState, operation: Operat
 def test_the_page_shows_the_table() -> None:
     rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     names = {
-        "encrypt, decrypt, generate a data key": (
+        "encrypt, decrypt, generate a data key, generate and verify a MAC": (
             Operation.ENCRYPT,
             Operation.DECRYPT,
             Operation.GENERATE_DATA_KEY,
+            Operation.GENERATE_MAC,
+            Operation.VERIFY_MAC,
         ),
         "create a grant": (Operation.CREATE_GRANT,),
         "enable": (Operation.ENABLE,),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class UnmountedTree:
     """A context manager. Raises TreeBusyError if the tree is mounted, or another tool works on it."""
 
+    alone = True
+
     def __init__(self, keystore: Keystore, path: Path, *, touch: bool = False) -> None:
         self._touch = touch
         self._held = ExitStack()
@@ -47,6 +49,10 @@ class UnmountedTree:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+
+    def moved(self) -> list[bytes]:
+        """Nothing: nobody else moves anything."""
+        return []
 
     def open(self, found: FoundFile) -> int:
         """A descriptor that reads and writes, whatever the file's mode says."""

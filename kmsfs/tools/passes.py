@@ -71,8 +71,6 @@ class Runner(Protocol):
 class Store(Protocol):
     """The tree that is changed: directly, or through the mount that serves it."""
 
-    writes: bool  # whether descriptors must be good for writing
-
     def put(
         self, planned: Sequence[Planned], before_last: Callable[[], None]
     ) -> list[Outcome | KmsfsError | OSError]:
@@ -129,13 +127,17 @@ class Pass:
         self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
         self.tally = Tally()
 
-    def run(self, walk: Walk) -> Tally:
-        """Walk the tree once. Raises what makes going on pointless: a wanted key or the log that cannot be used."""
+    def run(self, walk: Walk, starts: Sequence[bytes] = (b"",)) -> Tally:
+        """Walk what is at and below the given paths once; ``b""`` is the root.
+
+        Raises what makes going on pointless: a wanted key or the log that cannot be used.
+        """
         try:
-            for found in walk.files():
-                self._look_at(found)
-                if len(self._batch) >= BATCH_SIZE:
-                    self._flush()
+            for start in starts:
+                for found in walk.files(start):
+                    self._look_at(found)
+                    if len(self._batch) >= BATCH_SIZE:
+                        self._flush()
             self._flush()
         finally:
             self._close()

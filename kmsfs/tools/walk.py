@@ -7,6 +7,7 @@ moved by the mount, and is not missed here: whoever changes a mounted tree walks
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -74,11 +75,16 @@ class Walk:
         self._on_problem = on_problem
         self.foreign = 0  # entries that are not of this tree: neither served by a mount nor touched here
 
-    def files(self) -> Iterator[FoundFile]:
-        """Yield the files of each directory before those below it."""
+    def files(self, start: bytes = b"") -> Iterator[FoundFile]:
+        """Yield the files at or below ``start``: those of each directory before those further down."""
         levels = [_Level(b"", os.dup(self._root_fd), NO_DIRECTORY, "")]
         try:
-            yield from self._enter(levels[0])
+            names = start.split(b"/") if start else []
+            for name in names[:-1]:
+                if not self._recognise(levels[-1]) or (below := self._open(levels[-1], name)) is None:
+                    return
+                levels.append(below)
+            yield from self._at(levels, names[-1]) if names else self._enter(levels[0])
             while levels:
                 top = levels[-1]
                 if not top.children:
@@ -91,6 +97,18 @@ class Walk:
         finally:
             for level in levels:
                 os.close(level.fd)
+
+    def _at(self, levels: list[_Level], name: bytes) -> Iterator[FoundFile]:
+        """What a single name stands for."""
+        above = levels[-1]
+        if not self._recognise(above):
+            return
+        with suppress(FileNotFoundError):
+            mode = os.stat(name, dir_fd=above.fd, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                above.children.append(name)
+            elif stat.S_ISREG(mode):
+                yield FoundFile(join(above.path, name), name, above.fd, self._wanted(above.zone))
 
     def _open(self, above: _Level, name: bytes) -> _Level | None:
         path = join(above.path, name)
@@ -105,21 +123,33 @@ class Walk:
         return _Level(path, fd, above.record.dir_id, above.zone)
 
     def _enter(self, level: _Level) -> Iterator[FoundFile]:
+        if not self._recognise(level):
+            return
+        try:
+            listing = backing.open_listing(b".", level.fd)
+        except OSError as error:
+            self._tell(level, error)
+            return
+        try:
+            yield from self._list(level, listing, self._wanted(level.zone))
+        finally:
+            os.close(listing)
+
+    def _recognise(self, level: _Level) -> bool:
+        """Authenticate the record of a directory, and let the caller change its zone before anything below is seen."""
         try:
             raw = backing.read_small(RECORD_NAME, level.fd, RECORD_SIZE)
             level.record = self._keys.open_directory(raw, level.parent)
-            self._on_directory(FoundDirectory(level.path, level.fd, level.record))
-            level.zone = level.record.zone or level.zone
-            wanted = self._wanted(level.zone)
-            listing = backing.open_listing(b".", level.fd)
         except (OSError, FormatError, IntegrityError) as error:
-            if not (isinstance(error, FileNotFoundError) and _is_removed(level.fd)):
-                self._on_problem(level.path, error)
-            return
-        try:
-            yield from self._list(level, listing, wanted)
-        finally:
-            os.close(listing)
+            self._tell(level, error)
+            return False
+        self._on_directory(FoundDirectory(level.path, level.fd, level.record))
+        level.zone = level.record.zone or level.zone
+        return True
+
+    def _tell(self, level: _Level, error: Exception) -> None:
+        if not (isinstance(error, FileNotFoundError) and os.fstat(level.fd).st_nlink == 0):
+            self._on_problem(level.path, error)
 
     def _is_foreign(self, name: bytes, level: _Level) -> bool:
         """Whether a mount would not show the entry; that of a long name is looked at when it is opened."""
@@ -149,7 +179,3 @@ class Walk:
 def join(directory: bytes, name: bytes) -> bytes:
     """The path of an entry, relative to the root."""
     return directory + b"/" + name if directory else name
-
-
-def _is_removed(fd: int) -> bool:
-    return os.fstat(fd).st_nlink == 0

@@ -1,0 +1,113 @@
+"""Passes over a tree until every file that can be mended is as declared.
+
+An unmounted tree is held alone: one pass is enough. In a mounted one files come, change and move meanwhile. What the
+mount creates is as declared from the start; what it moves could dodge a pass, so it tells what it moved and that is
+looked at again, until all of it is found current.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kmsfs.tools.passes import Failure, Ledger, Pass, Runner, Store, Tally
+from kmsfs.tools.walk import FoundDirectory, Walk, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsfs.envelope.tree_key import TreeKeys
+
+_MAX_PASSES: Final = 20  # of a tree whose every pass finds something new: it is told, not walked for ever
+
+
+class WorkTree(Store, Protocol):
+    """A tree that passes run on."""
+
+    root_fd: int
+    keys: TreeKeys
+    alone: bool  # nobody else can change it meanwhile
+
+    def moved(self) -> list[bytes] | None:
+        """Paths of what was given another name since the last call; None if that was too much to remember."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What all passes together did."""
+
+    passes: int = 0
+    files: int = 0  # of the last whole pass, as the next two
+    bytes: int = 0
+    current: int = 0
+    done: int = 0
+    failures: list[Failure] = field(
+        default_factory=list
+    )  # of the last whole pass, and of what moved after it
+    complete: bool = False  # nothing but the failures is left
+
+
+class Convergence:
+    """See the module. Does nothing before ``run``."""
+
+    def __init__(
+        self,
+        tree: WorkTree,
+        runner: Runner,
+        ledger: Ledger,
+        wanted: Callable[[str], Wanted],
+        *,
+        on_directory: Callable[[FoundDirectory], None],
+        progress: Callable[[Tally], None],
+    ) -> None:
+        self._tree = tree
+        self._runner = runner
+        self._ledger = ledger
+        self._wanted = wanted
+        self._on_directory = on_directory
+        self._progress = progress
+        self.result = Result()
+
+    def run(self) -> Result:
+        """Run passes until nothing stale is found."""
+        self._tree.moved()  # from here on
+        left: set[Failure] = set()
+        for _ in range(_MAX_PASSES):
+            tally = self._pass([b""])
+            self.result.files, self.result.bytes = tally.files, tally.bytes
+            self.result.current = tally.current
+            self.result.failures = tally.failures
+            before, left = left, set(tally.failures)
+            settled = self._tree.alone or (not tally.stale and before == left)
+            if self._look_at_moved() and settled:
+                self.result.complete = True
+                break
+        return self.result
+
+    def _look_at_moved(self) -> bool:
+        """Whether all that moved during the last pass is current."""
+        for _ in range(_MAX_PASSES):
+            moved = self._tree.moved()
+            if moved is None:
+                return False
+            if not moved:
+                return True
+            tally = self._pass(moved)
+            self.result.failures = [*self.result.failures, *tally.failures]
+            if not tally.changed and not tally.gone:
+                return True
+        return False
+
+    def _pass(self, starts: list[bytes]) -> Tally:
+        one = Pass(self._tree, self._runner, self._ledger, self._progress)
+        walk = Walk(
+            self._tree.root_fd,
+            self._tree.keys,
+            self._wanted,
+            on_directory=self._on_directory,
+            on_problem=one.fail,
+        )
+        tally = one.run(walk, starts)
+        self.result.passes += 1
+        self.result.done += tally.done
+        return tally

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -55,14 +56,15 @@ class Superblock:
         """Whether a feature that this version does not know allows reading only."""
         return not KNOWN_RO_COMPAT.issuperset(self.ro_compat)
 
-    def wanted_keys(self, zone: str) -> tuple[KeyArn, ...]:
-        """The CMKs that the files of a zone are to be wrapped under: the zone's, then the tree's replicas.
-
-        Without a zone (``""``) it is the tree's default key. The replicas are the other keys that open the tree.
-        """
-        zone_key = KeyArn(zone) if zone else self.default_key_arn
+    @property
+    def key_arns(self) -> tuple[KeyArn, ...]:
+        """The tree's keys: the default one, then the replicas, which are the others that open the tree."""
         replicas = (slot.key_arn for slot in self.slots if slot.key_arn != self.default_key_arn)
-        return tuple(dict.fromkeys((zone_key, *replicas)))[:MAX_FILE_SLOTS]
+        return self.default_key_arn, *replicas
+
+    def wanted_keys(self, zone: str) -> tuple[KeyArn, ...]:
+        """The CMKs that the files of a zone, ``""`` for none, are to be wrapped under."""
+        return wanted_keys(zone, self.key_arns)
 
     def covered(self) -> bytes:
         """The canonical bytes that the MAC covers."""
@@ -114,6 +116,12 @@ class Superblock:
         if block.pack() != raw:
             raise FormatError("superblock is not in canonical form")
         return block
+
+
+def wanted_keys(zone: str, tree_keys: Sequence[KeyArn]) -> tuple[KeyArn, ...]:
+    """The CMKs that files are to be wrapped under: the zone's, or else the tree's first, then the tree's others."""
+    first = KeyArn(zone) if zone else tree_keys[0]
+    return tuple(dict.fromkeys((first, *tree_keys[1:])))[:MAX_FILE_SLOTS]
 
 
 def _canonical(members: dict[str, Any]) -> bytes:

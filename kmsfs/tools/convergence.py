@@ -73,12 +73,12 @@ class Convergence:
         self._tree.moved()  # from here on
         left: set[Failure] = set()
         for _ in range(_MAX_PASSES):
-            tally = self._pass([b""])
+            tally, overtaken = self._pass([b""])
             self.result.files, self.result.bytes = tally.files, tally.bytes
             self.result.current = tally.current
             self.result.failures = tally.failures
             before, left = left, set(tally.failures)
-            settled = self._tree.alone or (not tally.stale and before == left)
+            settled = not overtaken and (self._tree.alone or (not tally.stale and before == left))
             if self._look_at_moved() and settled:
                 self.result.complete = True
                 break
@@ -92,13 +92,13 @@ class Convergence:
                 return False
             if not moved:
                 return True
-            tally = self._pass(moved)
+            tally, _ = self._pass(moved)
             self.result.failures = [*self.result.failures, *tally.failures]
             if not tally.changed and not tally.gone:
                 return True
         return False
 
-    def _pass(self, starts: list[bytes]) -> Tally:
+    def _pass(self, starts: list[bytes]) -> tuple[Tally, bool]:
         one = Pass(self._tree, self._runner, self._ledger, self._progress)
         walk = Walk(
             self._tree.root_fd,
@@ -110,4 +110,4 @@ class Convergence:
         tally = one.run(walk, starts)
         self.result.passes += 1
         self.result.done += tally.done
-        return tally
+        return tally, one.was_overtaken()

@@ -122,7 +122,7 @@ class Pass:
         self._runner = runner
         self._ledger = ledger
         self._progress = progress
-        self._targets: dict[Wanted, Targets] = {}
+        self._targets: dict[Wanted, Targets | KmsfsError] = {}
         self._batch: list[Job] = []
         self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
         self.tally = Tally()
@@ -130,7 +130,7 @@ class Pass:
     def run(self, walk: Walk, starts: Sequence[bytes] = (b"",)) -> Tally:
         """Walk what is at and below the given paths once; ``b""`` is the root.
 
-        Raises what makes going on pointless: a wanted key or the log that cannot be used.
+        Raises what makes going on pointless: the HSM or the log failing on the way.
         """
         try:
             for start in starts:
@@ -159,7 +159,7 @@ class Pass:
         keep = False
         try:
             keep = self._is_stale(found, fd)
-        except OSError as error:
+        except (OSError, KmsfsError) as error:
             self.fail(found.path, error)
         finally:
             if not keep:
@@ -183,10 +183,21 @@ class Pass:
         return True
 
     def _targets_of(self, wanted: Wanted) -> Targets:
-        targets = self._targets.get(wanted)
-        if targets is None:
-            targets = self._targets[wanted] = self._runner.targets(wanted)
+        """Asked once a pass, also where the answer is that a zone's key cannot be used."""
+        if wanted not in self._targets:
+            try:
+                self._targets[wanted] = self._runner.targets(wanted)
+            except KmsfsError as error:
+                self._targets[wanted] = error
+        targets = self._targets[wanted]
+        if isinstance(targets, KmsfsError):
+            raise targets
         return targets
+
+    def was_overtaken(self) -> bool:
+        """Whether a key was given new material since the pass began: what it found current may not be."""
+        known = {wanted: targets for wanted, targets in self._targets.items() if isinstance(targets, tuple)}
+        return any(self._runner.targets(wanted) != targets for wanted, targets in known.items())
 
     def _flush(self) -> None:
         if not self._batch:

@@ -1,0 +1,125 @@
+"""What the commands change in the declared keys of a tree, and the order of it: declare, bring the files, let go.
+
+Until every file is under the new keys the tree opens by the old ones as well; a file that could not be brought keeps
+them declared, so that no key goes while something still needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kmsfs.errors import InvalidRequestError, LimitExceededError
+from kmsfs.format.header import MAX_SLOTS
+from kmsfs.format.superblock import Superblock, wanted_keys
+from kmsfs.tools.convergence import Convergence, Result, WorkTree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kmsfs.ids import KeyArn
+    from kmsfs.tools.passes import Ledger, Runner, Tally
+    from kmsfs.tools.walk import FoundDirectory, Wanted
+
+
+class KeyedTree(WorkTree, Protocol):
+    """A tree whose declared keys can be changed."""
+
+    block: Superblock
+
+    def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
+        """Make these the tree's keys, the default one first; ``renew``: under their current material."""
+
+    def set_zone(self, found: FoundDirectory, zone: str) -> None:
+        """Make a directory a zone of another key."""
+
+    def sync(self) -> None:
+        """Make everything durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The tree's keys while its files are brought, and after; and what becomes of its zones."""
+
+    during: tuple[KeyArn, ...]
+    after: tuple[KeyArn, ...]
+    zones: dict[str, KeyArn] | None = (
+        None  # new keys by old ones; None: every zone gets the first of ``after``
+    )
+
+    def zone(self, zone: str) -> str:
+        """The key of a zone after the change; ``""`` stays no zone."""
+        if not zone:
+            return zone
+        return self.after[0] if self.zones is None else self.zones.get(zone, zone)
+
+    def wanted(self, zone: str) -> Wanted:
+        """The keys of a zone's files after the change."""
+        return wanted_keys(self.zone(zone), self.after)
+
+
+def rewrap(block: Superblock) -> Change:
+    """Everything as declared, under current material."""
+    return Change(block.key_arns, block.key_arns, {})
+
+
+def migrate(block: Superblock, key_arn: KeyArn) -> Change:
+    """Everything under one key, zones and replicas included."""
+    others = tuple(arn for arn in block.key_arns if arn != key_arn)
+    return Change((key_arn, *others), (key_arn,))
+
+
+def replicate(block: Superblock, key_arn: KeyArn) -> Change:
+    """One more key beside the others."""
+    keys = tuple(dict.fromkeys((*block.key_arns, key_arn)))
+    if len(keys) > MAX_SLOTS:
+        raise LimitExceededError(
+            f"a tree has at most {MAX_SLOTS} keys", hint="drop one first: kmsfs replicate TREE --drop-key KEY"
+        )
+    return Change(keys, keys, {})
+
+
+def drop(block: Superblock, key_arn: KeyArn) -> Change:
+    """One key less; its zones, and the tree if it was the default, go on with the next."""
+    keys = tuple(arn for arn in block.key_arns if arn != key_arn)
+    if len(keys) == len(block.key_arns):
+        raise InvalidRequestError(f"key {key_arn} is not one of the tree's", hint="kmsfs info shows its keys")
+    if not keys:
+        raise InvalidRequestError(
+            f"key {key_arn} is the only one of the tree", hint="name another: kmsfs migrate TREE --to-key KEY"
+        )
+    return Change(keys, keys, {key_arn: keys[0]})
+
+
+def apply(
+    change: Change,
+    tree: KeyedTree,
+    runner: Runner,
+    ledger: Ledger,
+    *,
+    progress: Callable[[Tally], None],
+) -> Result:
+    """Carry a change out, as far as it can be. May be repeated, and goes on where it stopped."""
+    for zone in {"", *(change.zones or ())}:
+        runner.targets(change.wanted(zone))  # a key that cannot be used is told before anything is touched
+    tree.declare(change.during, renew=True)
+
+    def rezone(found: FoundDirectory) -> None:
+        zone = change.zone(found.record.zone)
+        if zone != found.record.zone:
+            tree.set_zone(found, zone)
+
+    def converge() -> Result:
+        run = Convergence(tree, runner, ledger, change.wanted, on_directory=rezone, progress=progress)
+        return run.run()
+
+    result = converge()
+    if result.complete and not result.failures and change.during != change.after:
+        tree.declare(change.after, renew=True)
+        if not tree.alone:  # what the mount made meanwhile has a slot for each key that was declared
+            again = converge()
+            again.passes += result.passes
+            again.done += result.done
+            result = again
+    tree.sync()
+    return result

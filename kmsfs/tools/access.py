@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from kmsfs.storage import backing
 from kmsfs.storage.lending import open_lent
 from kmsfs.tools.passes import Outcome
-from kmsfs.tree.superblock_file import lock_tree, lock_work, open_root, open_tree_keys, read_superblock_at
+from kmsfs.tree.directories import put_record
+from kmsfs.tree.superblock_file import (
+    declare_keys,
+    lock_tree,
+    lock_work,
+    open_root,
+    open_tree_keys,
+    read_superblock_at,
+)
 from kmsfs.tree.swaps import write_newest_copy, write_other_copy
 
 if TYPE_CHECKING:
@@ -18,9 +27,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kmsfs.errors import KmsfsError
+    from kmsfs.ids import KeyArn
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.passes import Planned
-    from kmsfs.tools.walk import FoundFile
+    from kmsfs.tools.walk import FoundDirectory, FoundFile
 
 
 class UnmountedTree:
@@ -29,6 +39,8 @@ class UnmountedTree:
     alone = True
 
     def __init__(self, keystore: Keystore, path: Path, *, touch: bool = False) -> None:
+        self._keystore = keystore
+        self._path = path
         self._touch = touch
         self._held = ExitStack()
         try:
@@ -49,6 +61,14 @@ class UnmountedTree:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+
+    def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
+        """Make these the tree's keys."""
+        self.block = declare_keys(self._keystore, self.root_fd, self._path, key_arns, renew=renew)
+
+    def set_zone(self, found: FoundDirectory, zone: str) -> None:
+        """Make a directory a zone of another key."""
+        put_record(found.fd, self.keys.seal_directory(replace(found.record, zone=zone)))
 
     def moved(self) -> list[bytes]:
         """Nothing: nobody else moves anything."""

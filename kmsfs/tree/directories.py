@@ -127,11 +127,7 @@ class Directories:
 
     def replace_record(self, dir_fd: int, record: DirectoryRecord) -> None:
         """Replace the record of a directory, durably; its times stay. Waits for the disk."""
-        status = os.fstat(dir_fd)
-        with lent(dir_fd, stat.S_IRWXU):
-            durable.replace(RECORD_NAME, dir_fd, self._keys.seal_directory(record))
-        with contextlib.suppress(PermissionError):  # not the owner
-            os.utime(backing.proc_path(dir_fd), ns=(status.st_atime_ns, status.st_mtime_ns))
+        put_record(dir_fd, self._keys.seal_directory(record))
 
     # --- names --------------------------------------------------------------------------------------
 
@@ -239,6 +235,15 @@ def write_sidecar(dir_fd: int, entry: bytes, encrypted: bytes) -> None:
         durable.write_new(entry + SIDECAR_SUFFIX, dir_fd, encrypted)
     except FileExistsError:  # of the entry that has the name now, or left over
         durable.replace(entry + SIDECAR_SUFFIX, dir_fd, encrypted)
+
+
+def put_record(dir_fd: int, sealed: bytes) -> None:
+    """Replace the record of an open directory, durably; its times stay. Waits for the disk."""
+    status = os.fstat(dir_fd)
+    with lent(dir_fd, stat.S_IRWXU):
+        durable.replace(RECORD_NAME, dir_fd, sealed)
+    with contextlib.suppress(PermissionError):  # not the owner
+        os.utime(backing.proc_path(dir_fd), ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def is_entry(name: bytes) -> bool:

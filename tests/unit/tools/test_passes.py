@@ -1,64 +1,21 @@
 """A pass over an unmounted tree: what it changes, what it leaves, what it says."""
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from testkit.posix import Posix, opened
+from testkit.posix import opened
+from testkit.tool_trees import CONTENT, Notes, contents, fill, slot_keys
 
-from kmsfs.errors import KeyDisabledError, KmsfsError, TreeBusyError
-from kmsfs.format.blob import parse_blob_head
-from kmsfs.format.header import FileHeader
+from kmsfs.errors import KeyDisabledError, TreeBusyError
 from kmsfs.format.layout import HEADER_COPY_SIZE
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.tools.access import UnmountedTree
-from kmsfs.tools.passes import BATCH_SIZE, InProcess, Outcome, Pass, Planned, Tally
+from kmsfs.tools.passes import BATCH_SIZE, InProcess, Outcome, Pass, Tally
 from kmsfs.tools.walk import Walk
 from kmsfs.tree.rekey import Rekeyer
 from kmsfs.tree.superblock_file import lock_work
-
-LONG = b"n" * 200
-CONTENT = {
-    b"f": b"abc",
-    b"empty": b"",
-    b"d/g": b"x" * 10_000,
-    LONG: b"long",
-    b"d/deep/h": b"h",
-    b"d/" + LONG + b"/i": b"i",
-}
-
-
-class Notes:
-    """A ledger that remembers, and may fail."""
-
-    def __init__(self) -> None:
-        self.intended: list[Planned] = []
-        self.synced = 0
-        self.settled: list[Outcome | KmsfsError | OSError] = []
-        self.on_sync: Callable[[], None] = lambda: None
-
-    def intend(self, planned: Sequence[Planned]) -> None:
-        self.intended += planned
-
-    def sync(self) -> None:
-        self.synced += 1
-        self.on_sync()
-
-    def settle(self, planned: Sequence[Planned], outcomes: Sequence[Outcome | KmsfsError | OSError]) -> None:
-        assert len(planned) == len(outcomes)
-        self.settled += outcomes
-
-
-async def fill(posix: Posix) -> None:
-    for directory in (b"d", b"d/deep", b"d/" + LONG):
-        await posix.mkdir(directory)
-    for path, content in CONTENT.items():
-        await posix.put(path, content)
-    await posix.link(b"f", b"d/link")
-    await posix.symlink(b"s", b"f")
-    await posix.mknod(b"fifo", 0o010600)
 
 
 @pytest.fixture
@@ -67,11 +24,6 @@ async def store(keystore: Keystore, store: Path) -> Path:
     async with opened(keystore, store) as posix:
         await fill(posix)
     return store
-
-
-async def contents(keystore: Keystore, store: Path) -> dict[bytes, bytes]:
-    async with opened(keystore, store) as posix:
-        return {path: await posix.get(path) for path in CONTENT}
 
 
 def run(
@@ -89,21 +41,6 @@ def run(
             on_problem=one.fail,
         )
         return one.run(walk)
-
-
-def slot_keys(store: Path) -> set[tuple[str, ...]]:
-    """The key ARNs of every copy of every header."""
-    found = set()
-    for directory, _, names in os.walk(store):
-        for name in names:
-            path = Path(directory, name)
-            if path.is_symlink() or not path.is_file() or "." in name.replace("kmsfs.long.", ""):
-                continue
-            raw = path.read_bytes()
-            for at in (0, HEADER_COPY_SIZE) if raw else ():
-                slots = FileHeader.parse(raw[at : at + HEADER_COPY_SIZE]).slots
-                found.add(tuple(parse_blob_head(slot).key_arn for slot in slots))
-    return found
 
 
 async def test_every_file_changes_once(
@@ -215,13 +152,30 @@ async def test_a_stop_before_the_last_copies_leaves_a_tree_that_reads(
     assert await contents(keystore, store) == CONTENT
 
 
-async def test_a_wanted_key_that_cannot_be_used_ends_the_pass(
+async def test_files_of_a_zone_whose_key_cannot_be_used_are_listed(
     keystore: Keystore, store: Path, us_key: KeyArn, eu_key: KeyArn
 ) -> None:
     keystore.disable_key(us_key)
-    with pytest.raises(KeyDisabledError):
-        run(keystore, store, us_key)
+    tally = run(keystore, store, us_key)
+    assert len(tally.failures) == tally.files - 1  # an empty file has no header
+    assert {us_key in failure.reason for failure in tally.failures} == {True}
     assert slot_keys(store) == {(eu_key,)}
+
+
+async def test_a_wanted_key_that_fails_on_the_way_ends_the_pass(
+    keystore: Keystore, store: Path, us_key: KeyArn
+) -> None:
+    async with opened(keystore, store) as posix:
+        for number in range(BATCH_SIZE):
+            await posix.put(b"many%d" % number, b"%d" % number)
+    notes = Notes()
+    notes.on_sync = lambda: keystore.disable_key(us_key) and None
+    with pytest.raises(KeyDisabledError):
+        run(keystore, store, us_key, notes=notes)
+    assert len(notes.settled) == BATCH_SIZE
+    keystore.enable_key(us_key)
+    assert run(keystore, store, us_key).failures == []
+    assert await contents(keystore, store) == CONTENT
 
 
 async def test_a_tree_is_worked_on_alone(keystore: Keystore, store: Path, us_key: KeyArn) -> None:

@@ -16,10 +16,12 @@ from kmsfs.storage import backing
 from kmsfs.storage.lending import open_lent
 from kmsfs.tree import recovery
 from kmsfs.tree.open_file import Buffer, OpenFile
+from kmsfs.tree.sealing import sync
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from kmsfs.envelope.file_key import OpenedHeader
     from kmsfs.keystore.pool import ReadyKey
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Caller, Volume
@@ -146,8 +148,7 @@ class Files:
                 inode, fd, self._volume.chunk_size, writable=writable, nowait=not self._volume.memory_backed
             )
             if status.st_size:
-                raw = await self._volume.on_disk(os.pread, fd, HEADER_SIZE, 0)
-                opened = await self._volume.file_keys.open(raw, uid)
+                opened = await self._open_header(fd, uid)
                 if inode.file is not None:  # somebody else was faster
                     os.close(fd)
                     return inode.file
@@ -159,6 +160,16 @@ class Files:
             raise
         inode.file = file
         return file
+
+    async def _open_header(self, fd: int, uid: int) -> OpenedHeader:
+        """The header as it is now: others may open, write and close the file while this one waits for disk and HSM."""
+        raw = await self._volume.on_disk(os.pread, fd, HEADER_SIZE, 0)
+        while True:
+            opened = await self._volume.file_keys.open(raw, uid)
+            now = os.pread(fd, HEADER_SIZE, 0)
+            if now == raw:
+                return opened
+            raw = now
 
     def _open_backing(self, inode: Inode, *, write: bool) -> tuple[int, bool]:
         """(descriptor, whether it writes): for writing wherever possible, so that every handle can share it."""
@@ -267,7 +278,7 @@ class Files:
             try:
                 if file.begin_shrink(size):
                     generation = file.generation
-                    await trio.to_thread.run_sync(os.fdatasync, file.fd)
+                    await trio.to_thread.run_sync(sync, file, os.fdatasync, file.fd)
                     file.note_durable(generation)
                     file.may_be_clean = False
                 file.finish_shrink(size)
@@ -283,13 +294,14 @@ class Files:
             return
         file.note_length()
         version, generation = file.version, file.generation
-        await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, file.fd)
+        await trio.to_thread.run_sync(sync, file, os.fdatasync if data_only else os.fsync, file.fd)
         file.note_durable(generation)
         if (
             file.version == version
             and file.header is not None
             and file.header.dirty
             and not file.tail_damaged
+            and not file.data_lost
             and not file.shrinking
         ):
             with file.times_kept():

@@ -38,6 +38,7 @@ class OpenFile:
         "chunk_writes",
         "cipher",
         "copies_agree",
+        "data_lost",
         "durable_copy",
         "fd",
         "handles",
@@ -76,6 +77,7 @@ class OpenFile:
         self.copies_agree = True
         self.may_be_clean = False  # a shrink must make a dirty header durable first
         self.tail_damaged = False
+        self.data_lost = False  # a sync has failed: never sealed, since the next one succeeds all the same
         self.shrinking = False  # a shorter length is announced in the header and not yet cut
         self.version = 0  # counts changes, so that a seal can tell that it came too late
 

@@ -4,6 +4,10 @@ A clean header is a promise that an auditor can hold the store to: the file is n
 written only after the data are durable. One syncfs(2) makes the data of a whole batch durable; then each file gets
 one clean header copy; the next syncfs makes those durable; then the other copy follows (docs/format.md section 3).
 A file thus passes through two rounds.
+
+Linux tells of lost data once, and of whose they are only to each file's own fsync(2). After a syncfs that failed,
+every file is therefore asked by itself. One whose data are lost, or that keeps others out since its header cannot
+be written, is closed unsealed: the next open checks it as after a crash.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ class IdleFiles:
         self._work = trio.Event()
         self._urgent = trio.Event()
         self._round_done = trio.Condition()
+        self._store_failed = False  # a syncfs has: the next good one vouches for nothing that was open then
 
     def __len__(self) -> int:
         return len(self._sealed) + len(self._unsealed)
@@ -54,6 +59,8 @@ class IdleFiles:
         """The last handle of ``file`` went. No checkpoint."""
         if file.inode.ghost is not None:
             self._close(file)
+        elif file.data_lost:
+            self._give_up(file)
         elif file.is_sealed() or not file.writable or file.tail_damaged:
             self._sealed[file] = None
             if len(self._sealed) > _MAX_SEALED:
@@ -98,18 +105,37 @@ class IdleFiles:
         """One syncfs, then one header copy for each file that was idle all the while."""
         before = [(file, file.version, file.generation) for file in self._unsealed]
         if before:
-            try:
-                await trio.to_thread.run_sync(syncfs, self._root_fd)
-            except OSError as error:
-                log.error("sealing failed: %s", os.strerror(error.errno or 0))
-                await trio.sleep(SEAL_DELAY_S)
-            else:
-                for file, version, generation in before:
+            await self._sync()
+            for file, version, generation in before:
+                if not self._store_failed or await self._is_durable(file):
                     file.note_durable(generation)
                     if file in self._unsealed and file.version == version:
                         self._try_to_advance(file)
+                elif file.data_lost and file in self._unsealed:
+                    self._give_up(file)
         async with self._round_done:
             self._round_done.notify_all()
+
+    async def _sync(self) -> None:
+        try:
+            await trio.to_thread.run_sync(syncfs, self._root_fd)
+        except OSError as error:
+            self._store_failed = True
+            log.error("sealing failed: %s", os.strerror(error.errno or 0))
+
+    async def _is_durable(self, file: OpenFile) -> bool:
+        """Whether an idle file says of itself that nothing of it was lost; one that is in use again is asked later."""
+        if file not in self._unsealed:
+            return False
+        fd = os.dup(file.fd)  # it may be closed meanwhile, and its number used again
+        try:
+            await trio.to_thread.run_sync(sync, file, os.fsync, fd)
+        except OSError as error:
+            _log_failure(file, "its last writes are lost", error)
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     async def finish(self) -> None:
         """Seal and close everything; for the end of a mount."""
@@ -118,7 +144,7 @@ class IdleFiles:
                 await self.round()
         if self._unsealed:
             log.error("%d files could not be sealed; the next open checks them", len(self._unsealed))
-        await trio.to_thread.run_sync(syncfs, self._root_fd)
+        await self._sync()
         for file in (*self._sealed, *self._unsealed):
             self._close(file)
         self._sealed.clear()
@@ -128,8 +154,15 @@ class IdleFiles:
         try:
             self._advance(file)
         except OSError as error:
-            assert file.header is not None  # noqa: S101 - a file without header is sealed
-            log.error("file %s: sealing failed: %s", file.header.file_id.hex(), os.strerror(error.errno or 0))
+            _log_failure(file, "sealing failed", error)
+            if len(self._unsealed) > self._max_unsealed // 2:  # until then it may wait for a better time
+                self._give_up(file)
+
+    def _give_up(self, file: OpenFile) -> None:
+        """Close a file unsealed. What the page cache holds of it may not be what the store holds."""
+        self.take(file)
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        self._close(file)
 
     def _advance(self, file: OpenFile) -> None:
         header = file.header
@@ -147,3 +180,17 @@ class IdleFiles:
         file.close()
         file.inode.file = None
         self._on_close(file.inode)
+
+
+def sync(file: OpenFile, call: Callable[[int], None], fd: int) -> None:
+    """fsync(2) or fdatasync(2) on a descriptor of the file. Waits for the disk."""
+    try:
+        call(fd)
+    except OSError:
+        file.data_lost = True
+        raise
+
+
+def _log_failure(file: OpenFile, what: str, error: OSError) -> None:
+    assert file.header is not None  # noqa: S101 - a file without header is sealed
+    log.error("file %s: %s: %s", file.header.file_id.hex(), what, os.strerror(error.errno or 0))

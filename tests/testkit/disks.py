@@ -20,6 +20,25 @@ def small_filesystem(path: Path, size: int, inodes: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
+def losing_disk(path: Path) -> Iterator[Path]:
+    """An ext4 on ``path / "disk"`` that promises 64 MiB and has a few: once ``path`` is full, it loses what is written.
+
+    Needs a loop device.
+    """
+    with small_filesystem(path, 24 << 20) as small:
+        image, disk = small / "image", small / "disk"
+        image.touch()
+        os.truncate(image, 64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+        disk.mkdir()
+        subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+        try:
+            yield disk
+        finally:
+            _unmount(disk)
+
+
+@contextmanager
 def read_only_view(source: Path, path: Path) -> Iterator[Path]:
     """``source`` on the new directory ``path``, where nobody can write it."""
     path.mkdir()

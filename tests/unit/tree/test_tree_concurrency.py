@@ -162,6 +162,31 @@ async def test_a_file_removed_while_its_key_is_unwrapped(slow: Posix) -> None:
     assert await slow.names() == [b"a"]
 
 
+async def test_a_file_that_is_written_and_closed_while_its_key_is_unwrapped(slow: Posix) -> None:
+    keystore = slow.keystore
+    assert isinstance(keystore, SlowKeystore)
+    got = []
+
+    async def open_b() -> None:
+        handle = await slow.open(b"b")
+        file = slow.tree.files._handles[handle].file
+        got.append((await slow.read(handle), file.generation, file.chunk_writes))
+        slow.close(handle)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_b)
+        await started(slow)
+        slow.tree.file_keys._lane.total_tokens = 2
+        slow.tree._cache.purge()
+        keystore.hold = False
+        await slow.truncate(b"b", 2)
+        await slow.seal()
+        slow.evict(b"b")
+        newest = max(slow.copies(b"b"), key=lambda copy: copy.generation)
+        let_go(slow)
+    assert got == [(b"b\0", newest.generation, newest.chunk_writes)]
+
+
 async def test_a_slow_wrap_stalls_nobody_else(slow: Posix) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slow.put, b"new", b"n")

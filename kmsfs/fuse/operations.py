@@ -282,11 +282,17 @@ class Operations(pyfuse3.Operations):
                 token, dots, self._entry(at, self._volume.status(at)), position
             ):
                 return
-        for position, name, entry, status in listing.entries(max(0, start_id - 2)):
-            inode, _ = self._names.known(directory, entry, status)
-            if not pyfuse3.readdir_reply(token, name, self._entry(inode, status), position + 2):
-                self._volume.forget([(inode.number, 1)])
-                return
+        told: list[tuple[int, int]] = []
+        try:
+            for position, name, entry, status in listing.entries(max(0, start_id - 2)):
+                inode, _ = self._names.known(directory, entry, status)
+                told.append((inode.number, 1))
+                if not pyfuse3.readdir_reply(token, name, self._entry(inode, status), position + 2):
+                    self._volume.forget([told.pop()])
+                    return
+        except BaseException:
+            self._volume.forget(told)  # the kernel gets the error and none of the names
+            raise
 
     @guarded
     async def releasedir(self, fh: FileHandleT) -> None:

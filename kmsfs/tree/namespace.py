@@ -76,21 +76,19 @@ class Namespace:
         dir_fd = self._directories.fd(parent)
         with self._unless_failed(parent, entry):
             fd = backing.create_regular(entry, dir_fd, stat.S_IMODE(mode))
-        try:
-            self._own(parent, entry, mode, caller)
-            return self.known(parent, entry, os.fstat(fd)), fd
-        except BaseException:
-            os.close(fd)
-            os.unlink(entry, dir_fd=dir_fd)
-            self._directories.retire(parent, entry)
-            raise
+            try:
+                self._own_or_remove(parent, entry, mode, caller)
+                return self.known(parent, entry, os.fstat(fd)), fd
+            except BaseException:
+                os.close(fd)
+                raise
 
     async def mknod(self, parent: Inode, name: bytes, mode: int, device: int, caller: Caller) -> Entry:
         """mknod(2): a regular file, fifo, socket or device."""
         entry = await self._announce(parent, name)
         with self._unless_failed(parent, entry):
             os.mknod(entry, mode, device, dir_fd=self._directories.fd(parent))
-        self._own(parent, entry, mode, caller)
+            self._own_or_remove(parent, entry, mode, caller)
         return self.known(parent, entry, self._status(parent, entry))
 
     async def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Entry:
@@ -106,7 +104,7 @@ class Namespace:
                 # XFS takes 1,023 bytes.
                 stored = await symlinks.seal_beside(self._volume, target, random_bytes(NONCE_SIZE))
                 os.symlink(stored, entry, dir_fd=self._directories.fd(parent))
-        self._own(parent, entry, stat.S_IFLNK, caller)
+            self._own_or_remove(parent, entry, stat.S_IFLNK, caller)
         return self.known(parent, entry, self._status(parent, entry))
 
     async def link(self, inode: Inode, parent: Inode, name: bytes) -> Entry:
@@ -181,6 +179,16 @@ class Namespace:
 
     def _unless_failed(self, parent: Inode, entry: bytes) -> _Retiring:
         return _Retiring(self._volume, parent, entry)
+
+    def _own_or_remove(self, parent: Inode, entry: bytes, mode: int, caller: Caller) -> None:
+        """Give a new object that has its name already to the caller, or take the name away again."""
+        try:
+            self._own(parent, entry, mode, caller)
+        except BaseException:
+            removal = Removal(self._volume, parent, entry, self._status(parent, entry))
+            os.unlink(entry, dir_fd=self._directories.fd(parent))
+            removal.done()
+            raise
 
     def _own(self, parent: Inode, entry: bytes, mode: int, caller: Caller) -> None:
         """Give a new object to the caller, as the file system would have done for him."""

@@ -1,9 +1,11 @@
 """Names, symlinks and extended attributes: any bytes in, the same bytes out, nothing clear in the store."""
 
+import errno
 import os
+import stat
 
 import pytest
-from testkit.posix import Posix
+from testkit.posix import Caller, Posix
 
 from kmsfs.errors import FormatError, IntegrityError
 
@@ -241,3 +243,30 @@ async def test_xattrs_in_the_store_that_are_not_ours_are_not_shown(posix: Posix)
     assert posix.tree.xattrs.list(posix.find(b"f")) == []
     with pytest.raises(OSError, match="No data"):
         posix.tree.xattrs.get(posix.find(b"f"), b"user.foreign")
+
+
+@pytest.mark.parametrize("what", ["file", "node", "fifo", "symlink", "long symlink", "directory"])
+async def test_what_cannot_be_given_to_its_owner_is_not_made(
+    posix: Posix, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """chown(2) says EDQUOT where the owner may have no more files."""
+
+    def no_quota(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    await posix.symlink(b"first", b"t" * 4000)
+    before = sorted(str(path) for path in posix.path.rglob("*"))
+    name, user = b"n" * 255, Caller(1000, 1000)
+    root, names = posix.tree.volume.inodes.root, posix.tree.namespace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chown", no_quota)
+        with pytest.raises(OSError, match="quota"):
+            await {
+                "file": lambda: posix.create(name, caller=user),
+                "node": lambda: names.mknod(root, name, stat.S_IFREG | 0o600, 0, user),
+                "fifo": lambda: names.mknod(root, name, stat.S_IFIFO | 0o600, 0, user),
+                "symlink": lambda: names.symlink(root, name, b"target", user),
+                "long symlink": lambda: names.symlink(root, name, b"t" * 4000, user),
+                "directory": lambda: posix.mkdir(name, caller=user),
+            }[what]()
+    assert sorted(str(path) for path in posix.path.rglob("*")) == before

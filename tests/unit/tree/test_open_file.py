@@ -7,7 +7,8 @@ import pytest
 from testkit.home import ALIAS
 from testkit.posix import ROOT, Caller, Posix
 
-from kmsfs.errors import IntegrityError
+from kmsfs.errors import IntegrityError, KeyExhaustedError
+from kmsfs.format.header import MAX_CHUNK_WRITES
 from kmsfs.format.layout import CHUNK_SIZES, backing_size, chunk_offset
 from kmsfs.keystore.service import Keystore
 from kmsfs.tree.superblock_file import create_tree
@@ -187,3 +188,31 @@ async def test_set_user_id_goes_when_another_user_writes(posix: Posix) -> None:
     posix.chmod(b"f", 0o6755)
     await posix.tree.files.truncate(posix.find(b"f"), 1, ROOT)
     assert posix.stat(b"f").st_mode & 0o7777 == 0o6755
+
+
+async def test_a_data_key_that_is_used_up_writes_no_more(posix: Posix, chunk: int) -> None:
+    """2^31 chunk writes: what is there can be read and cut, and a copy has a key of its own."""
+    old = pattern(2 * chunk)
+    await posix.put(b"f", old)
+    handle = await posix.open(b"f")
+    posix.tree.files._handles[handle].file.chunk_writes = MAX_CHUNK_WRITES - 1
+    posix.write(handle, 0, b"last")
+    for offset in (0, 2 * chunk, 10 * chunk):
+        with pytest.raises(KeyExhaustedError, match="limit of chunk writes"):
+            posix.write(handle, offset, b"one more")
+    posix.close(handle)
+    now = b"last" + old[4:]
+    with pytest.raises(KeyExhaustedError):
+        await posix.truncate(b"f", chunk + 1)  # seals the new, shorter last chunk
+    assert await posix.get(b"f") == now
+    for again in (posix.recover, lambda: None):
+        again()
+        assert await posix.get(b"f") == now
+        with pytest.raises(KeyExhaustedError):
+            await posix.put(b"f", b"one more")
+        await posix.seal()
+        posix.evict(b"f")
+    await posix.put(b"copy", await posix.get(b"f"))
+    await posix.put(b"copy", b"more")
+    await posix.truncate(b"f", chunk)
+    assert await posix.get(b"f") == now[:chunk]

@@ -234,5 +234,9 @@ class MountBusyError(TreeError):
     """The mount is in use and cannot be unmounted."""
 
 
+class IncompleteError(TreeError):
+    """Work on a tree was done as far as it could be; what is left was listed."""
+
+
 class UsageError(KmsfsError):
     """The command line asks for something contradictory."""

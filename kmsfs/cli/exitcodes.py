@@ -45,6 +45,7 @@ class ExitCode(IntEnum):
     MOUNT_FAILED = 34
     NOT_MOUNTED = 35
     MOUNT_BUSY = 36
+    INCOMPLETE = 37
     FORMAT_INVALID = 40
     FORMAT_UNSUPPORTED = 41
     INTEGRITY = 42
@@ -111,6 +112,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.MountFailedError: ExitCode.MOUNT_FAILED,
     errors.NotMountedError: ExitCode.NOT_MOUNTED,
     errors.MountBusyError: ExitCode.MOUNT_BUSY,
+    errors.IncompleteError: ExitCode.INCOMPLETE,
     errors.UsageError: ExitCode.USAGE,
 }
 

@@ -21,6 +21,8 @@ TABLE: Final = {
     "init": (f"{_COMMANDS}.init", "Create an encrypted tree."),
     "mount": (f"{_COMMANDS}.mount", "Mount a tree."),
     "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),
+    "rewrap": (f"{_COMMANDS}.rewrap", "Bring every slot of a tree to its key's current material."),
+    "replicate": (f"{_COMMANDS}.replicate", "Keep every file of a tree under one more key, or one less."),
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
     "serve": (f"{_COMMANDS}.serve", "Serve the keys to AWS's own clients."),

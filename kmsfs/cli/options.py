@@ -25,3 +25,12 @@ def region_option(
 def key_argument() -> Decorator:
     """The positional KEY: a key ARN, alias ARN, alias/NAME or key id."""
     return click.argument("key", metavar="KEY")
+
+
+def touch_option() -> Decorator:
+    """``--touch``: the parameter ``touch``."""
+    return click.option(
+        "--touch",
+        is_flag=True,
+        help="Move the modification time of changed files on by a second, for backups that go by it.",
+    )

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 from kmsfs.errors import InvalidRequestError, LimitExceededError
 from kmsfs.format.header import MAX_SLOTS
 from kmsfs.format.superblock import Superblock, wanted_keys
+from kmsfs.ids import KeyArn
 from kmsfs.tools.convergence import Convergence, Result, WorkTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kmsfs.ids import KeyArn
+    from kmsfs.keystore.service import Keystore
     from kmsfs.tools.passes import Ledger, Runner, Tally
     from kmsfs.tools.walk import FoundDirectory, Wanted
 
@@ -89,6 +90,13 @@ def drop(block: Superblock, key_arn: KeyArn) -> Change:
             f"key {key_arn} is the only one of the tree", hint="name another: kmsfs migrate TREE --to-key KEY"
         )
     return Change(keys, keys, {key_arn: keys[0]})
+
+
+def named(block: Superblock, ref: str, keystore: Keystore, region: str | None) -> KeyArn:
+    """The key that is to be dropped: also one whose region cannot be asked any more, by its ARN."""
+    if ref in block.key_arns:
+        return KeyArn(ref)
+    return keystore.resolve(ref, region=region).arn
 
 
 def apply(

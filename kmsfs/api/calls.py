@@ -5,12 +5,12 @@ The region is that of the signature, always. What a blob or an ARN says of regio
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 from kmsfs.api.refusal import Refusal
 from kmsfs.errors import InvalidRequestError
 from kmsfs.ids import KeyId, Region
-from kmsfs.keystore.arn import alias_arn, key_arn
+from kmsfs.keystore.arn import ALIAS_PREFIX, RESERVED_ALIAS_PREFIX, alias_arn, key_arn
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
 from kmsfs.keystore.policy.patterns import Context
@@ -19,6 +19,11 @@ from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.transitions import Operation, check_use
 
 Output = Mapping[str, object] | None
+
+_NO_ALIAS: Final = (
+    'Alias must start with the prefix "alias/". Please see '
+    "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
+)
 
 
 @dataclass(slots=True)
@@ -111,13 +116,18 @@ class ActionCall:
             raise Refusal("NotFoundException", f"Invalid keyId '{ref[:256]}'")
         if named.region is not None and named.region != self.region:
             raise Refusal("NotFoundException", f"Invalid arn {self.region}")
-        self.resource = self._arn(named.alias, named.key_id)
+        foreign = named.account not in (None, self.keystore.account(self.region))
+        self.resource = ref if foreign else self._arn(named.alias, named.key_id)
         return self.keystore.resolve(ref, region=self.region)
 
     def alias(self) -> str:
         """Return the alias that the request names; those of AWS's own are not a customer's."""
         name = self.text("AliasName")
-        if name.startswith("alias/aws/"):
+        if not name.startswith(ALIAS_PREFIX):
+            raise Refusal("ValidationException", _NO_ALIAS)
+        if ":" in name:
+            raise Refusal("ValidationException", f"{name} contains invalid characters for an alias")
+        if name.startswith(RESERVED_ALIAS_PREFIX):
             raise Refusal("NotAuthorizedException", "")
         self.resource = self.alias_arn(name)
         return name

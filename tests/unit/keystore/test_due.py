@@ -171,7 +171,7 @@ def test_a_deletion_killed_between_its_steps_is_finished_by_another_process(
 
 
 # --- failures -----------------------------------------------------------------------------------
-def unavailable(*_: object) -> None:
+def unavailable(*_: object, **__: object) -> None:
     raise HsmUnavailableError("the token is full")
 
 
@@ -218,10 +218,10 @@ def test_nobody_waits_for_what_is_due(timed: Keystore, clock: Clock, monkeypatch
     hsm, begun, go_on = timed._service(US).hsm, Event(), Event()
     real = hsm.generate
 
-    def held(*arguments: Any) -> None:
+    def held(*arguments: Any, **more: Any) -> None:
         begun.set()
         go_on.wait()
-        real(*arguments)
+        real(*arguments, **more)
 
     monkeypatch.setattr(hsm, "generate", held)
     clock.time += 90 * DAY
@@ -260,9 +260,9 @@ def test_who_commits_a_rotation_second_takes_its_material_back(
     hsm = first._service(US).hsm
     real = hsm.generate
 
-    def overtaken(*arguments: Any) -> None:
+    def overtaken(*arguments: Any, **more: Any) -> None:
         second.list_keys(US)
-        real(*arguments)
+        real(*arguments, **more)
 
     monkeypatch.setattr(hsm, "generate", overtaken)
     first.refresh()
@@ -280,9 +280,9 @@ def test_who_deletes_second_says_nothing_of_it(
     hsm = first._service(US).hsm
     real = hsm.destroy
 
-    def overtaken(*arguments: Any) -> None:
+    def overtaken(*arguments: Any, **more: Any) -> None:
         second.list_keys(US)
-        real(*arguments)
+        real(*arguments, **more)
 
     monkeypatch.setattr(hsm, "destroy", overtaken)
     first.refresh()

@@ -152,6 +152,18 @@ class InvalidGrantTokenError(KeystoreError):
     """The token is that of no grant."""
 
 
+class IncorrectKeyMaterialError(KeystoreError):
+    """Imported key material is not what the key takes: another size, or not the same as before."""
+
+
+class InvalidImportTokenError(KeystoreError):
+    """The import token is not one of this key."""
+
+
+class ExpiredImportTokenError(KeystoreError):
+    """The import token is older than a day."""
+
+
 class MetadataTamperedError(KeystoreError):
     """A metadata row is not authentic."""
 

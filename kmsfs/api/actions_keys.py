@@ -6,7 +6,7 @@ from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.pagination import page
 from kmsfs.api.refusal import Refusal
 from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
-from kmsfs.keystore.model import KeySpec, KeyUsage
+from kmsfs.keystore.model import KeySpec, KeyUsage, Origin
 from kmsfs.keystore.specs import SPECS
 from kmsfs.keystore.transitions import Operation, next_state
 
@@ -18,7 +18,7 @@ _CHOICES: Final[dict[str, tuple[object, ...]]] = {
     "KeyUsage": tuple(KeyUsage),
     "KeySpec": tuple(KeySpec),
     "CustomerMasterKeySpec": tuple(KeySpec),
-    "Origin": ("AWS_KMS",),
+    "Origin": tuple(Origin),
     "MultiRegion": (False,),
 }
 
@@ -37,6 +37,7 @@ def create_key(call: ActionCall) -> Output:
         key_tags=call.tags(),
         policy=policy,
         spec=_spec(call),
+        origin=Origin(call.text("Origin", "AWS_KMS")),
     )
     return {"KeyMetadata": key.to_aws()}
 

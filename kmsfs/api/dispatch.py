@@ -10,6 +10,7 @@ from typing import Final
 
 from kmsfs.api import actions_crypto as crypto
 from kmsfs.api import actions_grants as grants
+from kmsfs.api import actions_import as imports
 from kmsfs.api import actions_keys as keys
 from kmsfs.api import actions_mac as macs
 from kmsfs.api import actions_policies as policies
@@ -49,6 +50,9 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "GenerateRandom": crypto.generate_random,
     "GenerateMac": macs.generate_mac,
     "VerifyMac": macs.verify_mac,
+    "GetParametersForImport": imports.get_parameters_for_import,
+    "ImportKeyMaterial": imports.import_key_material,
+    "DeleteImportedKeyMaterial": imports.delete_imported_key_material,
     "EnableKeyRotation": rotation.enable_key_rotation,
     "DisableKeyRotation": rotation.disable_key_rotation,
     "GetKeyRotationStatus": rotation.get_key_rotation_status,

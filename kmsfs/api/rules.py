@@ -83,6 +83,20 @@ def _no_service_principals(parameters: Parameters, problems: list[str]) -> None:
             raise Refusal("UnsupportedOperationException", f"{name} is not supported.")
 
 
+def _expiration(parameters: Parameters, problems: list[str]) -> None:
+    expires = parameters.get("ExpirationModel", "KEY_MATERIAL_EXPIRES") == "KEY_MATERIAL_EXPIRES"
+    if expires is not ("ValidTo" in parameters):
+        raise Refusal(
+            "ValidationException",
+            "Please specify ValidTo if ExpirationModel is KEY_MATERIAL_EXPIRES, and only then.",
+        )
+
+
+def _known_by_id(parameters: Parameters, problems: list[str]) -> None:
+    if "KeyMaterialId" in parameters and parameters.get("ImportType") == "NEW_KEY_MATERIAL":
+        raise Refusal("ValidationException", "You cannot specify KeyMaterialId for NEW_KEY_MATERIAL.")
+
+
 def _retiring_principal(parameters: Parameters, problems: list[str]) -> None:
     _no_service_principals(parameters, problems)
     if "RetiringPrincipal" not in parameters:
@@ -105,6 +119,7 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
     "GenerateDataKey": (_without_enclave, _data_key_length),
     "GenerateDataKeyWithoutPlaintext": (_data_key_length,),
     "GenerateRandom": (_own_key_store, _without_enclave),
+    "ImportKeyMaterial": (_expiration, _known_by_id),
     "ListGrants": (_no_service_principals,),
     "ListRetirableGrants": (_retiring_principal,),
     "ReEncrypt": (_ciphertext_given,),

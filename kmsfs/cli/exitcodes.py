@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     UNSUPPORTED = 16
     KEY_USAGE = 17
     INVALID_MAC = 18
+    KEY_MATERIAL = 19
     MODULE_INVALID = 20
     TOKEN_NOT_FOUND = 21
     PIN_UNAVAILABLE = 22
@@ -94,6 +95,9 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.InvalidArnError: ExitCode.USAGE,
     errors.InvalidGrantIdError: ExitCode.NOT_FOUND,
     errors.InvalidGrantTokenError: ExitCode.NOT_FOUND,
+    errors.IncorrectKeyMaterialError: ExitCode.KEY_MATERIAL,
+    errors.InvalidImportTokenError: ExitCode.KEY_MATERIAL,
+    errors.ExpiredImportTokenError: ExitCode.KEY_MATERIAL,
     errors.MetadataTamperedError: ExitCode.METADATA_TAMPERED,
     errors.MetadataUnavailableError: ExitCode.METADATA_UNAVAILABLE,
     errors.AuditUnavailableError: ExitCode.AUDIT_UNAVAILABLE,

@@ -24,6 +24,8 @@ def print_key(key: "KeyMetadata", as_json: bool) -> None:
         "usage": key.usage.value,
         "material": "none yet" if key.current_material_id is None else key.current_material_id.hex(),
     }
+    if key.current_material is not None and key.current_material.expires_at is not None:
+        fields["material expires"] = local_time(key.current_material.expires_at)
     if key.deletion_at is not None:
         fields["deleted on"] = local_time(key.deletion_at)
     print_fields(fields)

@@ -10,7 +10,7 @@ from kmsfs.keystore import known_trees, tags
 from kmsfs.keystore.arn import check_alias
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
-from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec
+from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec, Origin
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.transitions import Operation
@@ -32,13 +32,16 @@ class Administration(Regions):
         key_tags: Sequence[tuple[str, str]] = (),
         policy: str | None = None,
         spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
+        origin: Origin = Origin.AWS_KMS,
     ) -> KeyMetadata:
-        """Generate a CMK in the region's token, with an alias, tags and a policy of its own if any are given."""
+        """Make a CMK in the region, with an alias, tags and a policy of its own if any are given."""
         check_description(description)
         service = self._fresh_service(region)
         with self.audits.change(service, "CreateKey", None) as change:
             wanted = tags.checked_tags(key_tags)
-            key = service.lifecycle.create(description, alias, tags=wanted, policy=policy, spec=spec)
+            key = service.lifecycle.create(
+                description, alias, tags=wanted, policy=policy, spec=spec, origin=origin
+            )
             change.key_arn = key.arn
             change.details = {"alias": alias} if alias else {}
             if wanted:

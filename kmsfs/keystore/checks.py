@@ -9,12 +9,15 @@ from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.authorize import parses
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.materials import KEY_LABEL_PREFIX
-from kmsfs.keystore.model import Finding, RegionConfig
+from kmsfs.keystore.model import Finding, ImportState, Origin, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
 from kmsfs.keystore.policy.document import PolicyKind
+from kmsfs.keystore.ports import TokenKey
 from kmsfs.keystore.region import RegionService, integrity_key_id
-from kmsfs.keystore.sealing import CREDENTIAL_KEY
+from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY
+
+_GONE = (ImportState.MISSING, ImportState.REMOVING, ImportState.DROPPING)
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:
@@ -80,20 +83,35 @@ def _metadata(service: RegionService) -> str:
 
 def _keys(service: RegionService) -> str:
     in_token = {key.object_id: key for key in service.hsm.list_keys()}
-    wanted = [*_owned(service), *service.snapshot.materials]
-    for object_id in wanted:
-        key = in_token.get(object_id)
-        if key is None:
-            raise KeyNotFoundError(
-                f"key material {object_id.hex()} is not in the token",
-                hint="restore the token from its backup",
-            )
-        if key.extractable or not key.sensitive:
-            raise InsecureKeyError(
-                f"key material {object_id.hex()} is extractable or not sensitive",
-                hint="somebody replaced it: restore the token from its backup",
-            )
-    return f"{len(wanted)} keys, all sensitive and not extractable"
+    entries = service.snapshot.materials.values()
+    gone = {e.material.material_id: e.key.arn for e in entries if e.material.import_state in _GONE}
+    brought = {e.material.material_id for e in entries if e.key.origin is Origin.EXTERNAL}
+    for object_id in gone.keys() & in_token.keys():
+        raise InsecureKeyError(
+            f"key material {object_id.hex()} was deleted and is in the token",
+            hint=f"kmsfs key delete-material {gone[object_id]}",
+        )
+    wanted = [*_owned(service), *(name for name in service.snapshot.materials if name not in gone)]
+    for name in wanted:
+        _require_safe(name, in_token.get(name))
+    said = f"{len(wanted)} keys, all sensitive and not extractable"
+    imported = brought & set(wanted)
+    # Not an error: some modules say so of every key.
+    unvouched = [name for name in wanted if not in_token[name].local and name not in imported]
+    said += f"; {len(imported)} imported" if imported else ""
+    return said + (f"; the token does not vouch that it made {len(unvouched)} of them" if unvouched else "")
+
+
+def _require_safe(object_id: bytes, key: TokenKey | None) -> None:
+    if key is None:
+        raise KeyNotFoundError(
+            f"key material {object_id.hex()} is not in the token", hint="restore the token from its backup"
+        )
+    if key.extractable or not key.sensitive:
+        raise InsecureKeyError(
+            f"key material {object_id.hex()} is extractable or not sensitive",
+            hint="somebody replaced it: restore the token from its backup",
+        )
 
 
 def _owned(service: RegionService) -> list[bytes]:
@@ -154,7 +172,12 @@ def _orphans(name: str, service: RegionService) -> Finding:
     dying = (
         material.material_id for key in service.snapshot.condemned.values() for material in key.materials
     )
-    own = (integrity_key_id(region), CREDENTIAL_KEY.object_id(region), audit_key_id(region))
+    own = (
+        integrity_key_id(region),
+        CREDENTIAL_KEY.object_id(region),
+        IMPORT_KEY.object_id(region),
+        audit_key_id(region),
+    )
     known = {*own, *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]
     labels = sorted({key.label for key in ours if key.object_id not in known})

@@ -15,6 +15,7 @@ from kmsfs.ids import KeyId
 from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.aliases import changeable, new_alias, require_free
 from kmsfs.keystore.arn import check_alias, key_arn
+from kmsfs.keystore.imported import ImportedMaterial, material_is_due
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.materials import Materials
 from kmsfs.keystore.model import (
@@ -23,6 +24,7 @@ from kmsfs.keystore.model import (
     KeySpec,
     KeyState,
     Material,
+    Origin,
     RegionConfig,
     RotationType,
 )
@@ -65,6 +67,7 @@ class Lifecycle:
         self._ledger = ledger
         self._now = now
         self._materials = Materials(config, hsm, ledger, now)
+        self.imported = ImportedMaterial(ledger, self._materials, now)
         self.on_event: Callable[[str, KeyId], None] = lambda action, key_id: None  # what it does by itself
 
     def create(
@@ -76,30 +79,34 @@ class Lifecycle:
         tags: Mapping[str, str] = NO_TAGS,
         policy: str | None = None,
         spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
+        origin: Origin = Origin.AWS_KMS,
     ) -> KeyMetadata:
-        """Generate a CMK in the token and record it, with its first alias, tags and policy if any are given."""
+        """Record a CMK, with its first alias, tags and policy; its material is made in the token, or to be imported."""
         self._materials.require_support(spec)
         if alias is not None:
             if manager is KeyManager.CUSTOMER:
                 check_alias(alias)
             require_free(self._ledger.reload(), alias)
         config, key_id = self._config, KeyId(str(uuid.uuid4()))
-        material = self._materials.generate(key_id, spec)
+        material = None if origin is Origin.EXTERNAL else self._materials.generate(key_id, spec)
+        key = _new_key(config, key_id, description, material, manager, spec, self._now())
 
         def decide(snapshot: Snapshot) -> Changes:
             puts = [
-                ("keys", key_values(_new_key(config, key_id, description, material, manager, spec))),
-                ("materials", material_values(config.region, key_id, material, 0)),
+                ("keys", key_values(key)),
+                *(("materials", material_values(config.region, key_id, made, 0)) for made in key.materials),
                 *(("tags", tag_values(config.region, key_id, name, tags[name])) for name in tags),
             ]
             if alias is not None:
                 require_free(snapshot, alias)
-                puts.append(("aliases", alias_values(new_alias(config, alias, key_id, material.created_at))))
+                puts.append(("aliases", alias_values(new_alias(config, alias, key_id, key.created_at))))
             if policy is not None:
                 check_key_policy(snapshot, policy)
                 puts.append(("key_policies", key_policy_values(config.region, key_id, policy)))
             return Changes(puts=puts)
 
+        if material is None:
+            return self._ledger.commit(decide).key(key_id)
         return self._materials.commit(material, decide).key(key_id)
 
     def change_state(self, key_id: KeyId, operation: Operation) -> KeyMetadata:
@@ -108,6 +115,8 @@ class Lifecycle:
         def decide(snapshot: Snapshot) -> Changes:
             key = changeable(snapshot, key_id)
             state = next_state(key.state, operation, key.arn)
+            if operation is Operation.CANCEL_DELETION and key.lacks_material:
+                state = KeyState.PENDING_IMPORT
             at = None if state is not KeyState.PENDING_DELETION else key.deletion_at
             return Changes(puts=[("keys", key_values(replace(key, state=state, deletion_at=at)))])
 
@@ -158,6 +167,11 @@ class Lifecycle:
         for key in self._ledger.snapshot.condemned.values():
             with _collect(failed):
                 self._bury(key.key_id)
+        for key in self._ledger.snapshot.keys.values():
+            if material_is_due(key, now):
+                with _collect(failed):
+                    if self.imported.sweep(key, now):
+                        self.on_event("DeleteExpiredKeyMaterial", key.key_id)
         for key in self._ledger.snapshot.keys.values():
             if key.state is KeyState.ENABLED and rotation_is_due(key, now):
                 with _collect(failed):
@@ -217,6 +231,10 @@ class Lifecycle:
         def decide(snapshot: Snapshot) -> Changes:
             key = changeable(snapshot, key_id)
             _require_rotatable(key)
+            if key.origin is Origin.EXTERNAL:
+                raise UnsupportedOperationError(
+                    f"key {key.arn} has imported material: it rotates on demand only"
+                )
             next_state(key.state, Operation.SET_ROTATION, key.arn)
             if period_days == key.rotation_period_days:
                 return Changes()
@@ -234,6 +252,8 @@ class Lifecycle:
         made = [m for m in key.materials if m.rotation_type is RotationType.ON_DEMAND]
         if len(made) >= MAX_ON_DEMAND:
             raise LimitExceededError(f"key {key.arn} was rotated on demand {MAX_ON_DEMAND} times already")
+        if key.origin is Origin.EXTERNAL:
+            return self.imported.rotate(key_id)
         return self.rotate(key, RotationType.ON_DEMAND)
 
     def rotate(self, seen: KeyMetadata, kind: RotationType) -> KeyMetadata:
@@ -305,9 +325,10 @@ def _new_key(
     config: RegionConfig,
     key_id: KeyId,
     description: str,
-    material: Material,
+    material: Material | None,
     manager: KeyManager,
     spec: KeySpec,
+    now: float,
 ) -> KeyMetadata:
     period = MANAGED_PERIOD_DAYS if manager is KeyManager.AWS else None
     return KeyMetadata(
@@ -316,13 +337,14 @@ def _new_key(
         region=config.region,
         account=config.account,
         description=description,
-        state=KeyState.ENABLED,
+        state=KeyState.PENDING_IMPORT if material is None else KeyState.ENABLED,
         manager=manager,
-        created_at=material.created_at,
-        current_material_id=material.material_id,
-        materials=(material,),
+        created_at=now,
+        current_material_id=None if material is None else material.material_id,
+        materials=() if material is None else (material,),
+        origin=Origin.EXTERNAL if material is None else Origin.AWS_KMS,
         usage=SPECS[spec].usage,
         spec=spec,
         rotation_period_days=period,
-        next_rotation_at=None if period is None else material.created_at + period * DAY_S,
+        next_rotation_at=None if period is None else now + period * DAY_S,
     )

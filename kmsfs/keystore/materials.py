@@ -11,7 +11,7 @@ from kmsfs.errors import KmsfsError, UnsupportedOperationError
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
 from kmsfs.ids import KeyId, MaterialId
 from kmsfs.keystore.ledger import Changes, Ledger
-from kmsfs.keystore.model import KeySpec, Material, RegionConfig
+from kmsfs.keystore.model import ImportState, KeyMetadata, KeySpec, Material, RegionConfig
 from kmsfs.keystore.ports import Hsm, KeyKind
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.softhsm import locked
@@ -43,6 +43,16 @@ class Materials:
         )
         return material
 
+    def put(self, key: KeyMetadata, material: Material, value: bytes) -> None:
+        """Put imported material into the token, unless it is there."""
+        self.require_support(key.spec)
+        if not self._hsm.holds(material.material_id):
+            self._hsm.put(_KINDS[material.suite], material.material_id, key_label(key.key_id), value)
+
+    def destroy(self, material: Material) -> None:
+        """Destroy material in the token; what is not there is no error."""
+        self._hsm.destroy(material.material_id)
+
     def suite_of(self, spec: KeySpec) -> Suite:
         """Return the suite of new material; that of a MAC key only says which kind of object it is."""
         return self._config.suite if spec is KeySpec.SYMMETRIC_DEFAULT else Suite.HSM_KDF
@@ -70,7 +80,8 @@ class Materials:
         Where that cannot be told, the object stays: a material without a key harms nobody, and doctor finds it.
         """
         with suppress(KmsfsError):
-            if material.material_id not in self._ledger.reload().materials:
+            named = self._ledger.reload().materials.get(material.material_id)
+            if named is None or named.material.import_state is ImportState.MISSING:
                 self._hsm.destroy(material.material_id)
 
     @contextmanager

@@ -53,8 +53,10 @@ class Origin(StrEnum):
 class ImportState(StrEnum):
     """What keeps a material from being used, although its key has it."""
 
-    MISSING = "Missing"  # it expired or was deleted, and may be imported again
+    REMOVING = "Removing"  # it expired or was deleted; its object is being destroyed
+    MISSING = "Missing"  # its object is destroyed; the very same may be imported again
     PENDING_ROTATION = "PendingRotation"  # imported, and becomes the current one at the next rotation
+    DROPPING = "Dropping"  # as Removing, before it ever was the current one: its row goes with it
 
 
 class RotationType(StrEnum):
@@ -151,10 +153,7 @@ class KeyMetadata:
             found["DeletionDate"] = self.deletion_at
         current = self.current_material
         if self.origin is Origin.EXTERNAL and current is not None and current.import_state is None:
-            if current.expires_at is None:
-                found["ExpirationModel"] = "KEY_MATERIAL_DOES_NOT_EXPIRE"
-            else:
-                found |= {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": current.expires_at}
+            found |= _expiration(current)
         return found
 
     def _algorithms(self) -> dict[str, object]:
@@ -164,6 +163,14 @@ class KeyMetadata:
         if self.current_material_id is not None:
             found["CurrentKeyMaterialId"] = self.current_material_id.hex()
         return found
+
+    @property
+    def lacks_material(self) -> bool:
+        """Whether something must be imported before the key can be used."""
+        if self.origin is not Origin.EXTERNAL:
+            return False
+        gone = (ImportState.REMOVING, ImportState.MISSING)
+        return self.current_material_id is None or any(m.import_state in gone for m in self.materials)
 
     @property
     def current_material(self) -> Material | None:
@@ -195,14 +202,32 @@ class KeyMetadata:
 
     def _rotation(self, material: Material) -> dict[str, object]:
         current = material.material_id == self.current_material_id
+        waits = material.import_state in (ImportState.PENDING_ROTATION, ImportState.DROPPING)
         entry: dict[str, object] = {
             "KeyId": self.key_id,
             "KeyMaterialId": material.material_id.hex(),
-            "KeyMaterialState": "CURRENT" if current else "NON_CURRENT",
+            "KeyMaterialState": "CURRENT" if current else "PENDING_ROTATION" if waits else "NON_CURRENT",
         }
+        if self.origin is Origin.EXTERNAL:
+            entry |= _import_facts(material)
         if material.rotation_type is not None:
             entry |= {"RotationDate": material.created_at, "RotationType": material.rotation_type.value}
         return entry
+
+
+def _expiration(material: Material) -> dict[str, object]:
+    if material.expires_at is None:
+        return {"ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+    return {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": material.expires_at}
+
+
+def _import_facts(material: Material) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    if material.description is not None:
+        facts["KeyMaterialDescription"] = material.description
+    if material.import_state in (None, ImportState.PENDING_ROTATION):
+        return {**facts, "ImportState": "IMPORTED", **_expiration(material)}
+    return {**facts, "ImportState": "PENDING_IMPORT"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ look-up costs several encryptions. Values are type-checked before they become at
 aborts the process on a wrong type.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,8 +135,7 @@ class Pkcs11Hsm:
 
     def offers_hmac(self, digest: Digest) -> bool:
         """Return whether the module does HMAC with that digest."""
-        offered = self._with_session(lambda session: session.token.slot.get_mechanisms())
-        return _HMACS[digest] in offered
+        return self._offers(partial(_hmac_works, digest))
 
     def generate(self, kind: KeyKind, object_id: bytes, label: str, *, size: int = 32) -> None:
         """Make a sensitive, not extractable key of ``size`` bytes in the token."""
@@ -192,7 +193,7 @@ class Pkcs11Hsm:
 
     def probe_suite(self) -> Suite:
         """Return suite 1 if the module does AES-GCM with our IV and AAD, else suite 2. Both need HMAC."""
-        if not self._offers(_hmac_works):
+        if not self.offers_hmac(Digest.SHA_256):
             raise ModuleInvalidError(f"module {self._module.path} does not offer HMAC-SHA-256")
         return Suite.HSM_GCM if self._offers(_gcm_works) else Suite.HSM_KDF
 
@@ -349,9 +350,10 @@ def _find(session: Any, object_id: bytes) -> list[Any]:
 def _describe(key: Any) -> TokenKey:
     try:
         sensitive, extractable = key[Attribute.SENSITIVE], key[Attribute.EXTRACTABLE]
+        local = key[Attribute.LOCAL]
     except pkcs11.AttributeTypeInvalid:
-        sensitive, extractable = False, True  # what cannot be shown to be safe counts as unsafe
-    return TokenKey(bytes(key.id), key.label, sensitive, extractable)
+        sensitive, extractable, local = False, True, False  # what cannot be shown to be safe counts as unsafe
+    return TokenKey(bytes(key.id), key.label, sensitive, extractable, local)
 
 
 def _gcm_works(session: Any) -> bool:
@@ -369,10 +371,11 @@ def _gcm_works(session: Any) -> bool:
         key.destroy()
 
 
-def _hmac_works(session: Any) -> bool:
+def _hmac_works(digest: Digest, session: Any) -> bool:
     key_type, mechanism, capabilities = _GENERATE[KeyKind.HMAC]
-    key = session.generate_key(key_type, 256, capabilities=capabilities, mechanism=mechanism)
+    size = hashlib.new(digest.value).digest_size
+    key = session.generate_key(key_type, size * 8, capabilities=capabilities, mechanism=mechanism)
     try:
-        return len(key.sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)) == 32
+        return len(key.sign(b"kmsfs", mechanism=_HMACS[digest])) == size
     finally:
         key.destroy()

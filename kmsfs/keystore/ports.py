@@ -37,6 +37,7 @@ class TokenKey:
     label: str
     sensitive: bool
     extractable: bool
+    local: bool  # made in the token, as far as the token vouches for it
 
 
 class Hsm(Protocol):

@@ -26,7 +26,7 @@ from kmsfs.keystore.aliases import Aliases
 from kmsfs.keystore.authorize import Authorizer
 from kmsfs.keystore.ledger import Ledger
 from kmsfs.keystore.lifecycle import Lifecycle
-from kmsfs.keystore.model import KeyManager, KeyMetadata, RegionConfig, RotationType
+from kmsfs.keystore.model import KeyManager, KeyMetadata, Origin, RegionConfig, RotationType
 from kmsfs.keystore.ports import Hsm, MetadataStore
 from kmsfs.keystore.snapshot import MaterialEntry, Snapshot
 from kmsfs.keystore.specs import mac_digest
@@ -57,6 +57,7 @@ class RegionService:
         self.aliases = Aliases(config, self.ledger, now)
         self.access = Access(self.ledger, now)
         self.authorizer = Authorizer(lambda: self.ledger.snapshot)
+        self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}
         self._fast: bool | None = None
@@ -94,14 +95,15 @@ class RegionService:
         self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
-        check_use(key, operation)
-        material_id = _current(key)
+        material_id = self.require_use(key, operation)
         entry = self.snapshot.materials[material_id]
         suite = entry.material.suite
         if suite is Suite.HSM_GCM:
             try:
                 self._counter(material_id).take()
             except KeyExhaustedError:
+                if key.origin is Origin.EXTERNAL:
+                    raise  # new material has to be brought
                 return self.seal(
                     self.lifecycle.rotate(key, RotationType.AUTOMATIC), operation, plaintext, context
                 )
@@ -121,7 +123,7 @@ class RegionService:
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
         """Return the plaintext of a blob under that material."""
         key, material = entry.key, entry.material
-        check_use(key, Operation.DECRYPT)
+        self.require_use(key, Operation.DECRYPT)
         if blob.head.suite is not material.suite:
             raise _not_authentic()
         try:
@@ -131,8 +133,18 @@ class RegionService:
 
     def mac(self, key: KeyMetadata, operation: Operation, algorithm: str, message: bytes) -> bytes:
         """Return the MAC of a message under a MAC key."""
+        material_id = self.require_use(key, operation)
+        return self.hsm.hmac(material_id, message, mac_digest(key, algorithm))
+
+    def require_use(self, key: KeyMetadata, operation: Operation) -> MaterialId:
+        """Return the key's current material, or raise what refuses the use of the key."""
         check_use(key, operation)
-        return self.hsm.hmac(_current(key), message, mac_digest(key, algorithm))
+        for material in key.materials:  # not to wait for who destroys it
+            if material.expires_at is not None and material.expires_at <= self._now():
+                raise KeyStateError(f"key {key.arn}: imported material has expired", hint="import it again")
+        if key.current_material_id is None:
+            raise KeyStateError(f"key {key.arn} has no material yet")
+        return key.current_material_id
 
     def _counter(self, material_id: MaterialId) -> UseCounter:
         counter = self._counters.get(material_id)
@@ -145,12 +157,6 @@ class RegionService:
         start = time.perf_counter()
         self.hsm.hmac(integrity_key_id(self.config.region), b"kmsfs speed")
         return time.perf_counter() - start
-
-
-def _current(key: KeyMetadata) -> MaterialId:
-    if key.current_material_id is None:
-        raise KeyStateError(f"key {key.arn} has no material yet")
-    return key.current_material_id
 
 
 def _not_authentic() -> InvalidCiphertextError:

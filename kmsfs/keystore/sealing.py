@@ -8,13 +8,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from kmsfs.crypto.aead import gcm_open, gcm_seal
+from kmsfs.crypto.aead import TAG_SIZE, gcm_open, gcm_seal
 from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
 from kmsfs.format.context import encode_context
 from kmsfs.ids import Region
 from kmsfs.keystore.ports import Hsm, KeyKind
 
 _SALT_SIZE: Final = 16
+MIN_SEALED_SIZE: Final = _SALT_SIZE + NONCE_SIZE + TAG_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +55,4 @@ class SealingKey:
 
 
 CREDENTIAL_KEY: Final = SealingKey("credential", "credentials")  # the secrets of access keys
+IMPORT_KEY: Final = SealingKey("import", "imports")  # the wrapping keys in import tokens

@@ -16,13 +16,14 @@ from kmsfs.keystore.arn import ROOT, check_region
 from kmsfs.keystore.audit_verify import SegmentFinding
 from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.credentials import Credentials
+from kmsfs.keystore.imports import Imports
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.permissions import Permissions
 from kmsfs.keystore.principals import Principals
 from kmsfs.keystore.use import KeyUse
 
 
-class Keystore(Administration, Permissions, KeyUse):
+class Keystore(Administration, Imports, Permissions, KeyUse):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
     def __init__(

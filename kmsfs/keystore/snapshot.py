@@ -151,7 +151,17 @@ def _entries(keys: Iterable[KeyMetadata]) -> Mapping[MaterialId, MaterialEntry]:
 
 
 def _due(key: KeyMetadata) -> float:
-    """When something is to be done with a key by itself."""
+    """When something is to be done with a key or its material by itself."""
+    return min([_key_due(key), *map(_material_due, key.materials)])
+
+
+def _material_due(material: Material) -> float:
+    if material.import_state in (ImportState.REMOVING, ImportState.DROPPING):
+        return -math.inf
+    return math.inf if material.expires_at is None else material.expires_at
+
+
+def _key_due(key: KeyMetadata) -> float:
     if key.state is KeyState.PENDING_DELETION and key.deletion_at is not None:
         return key.deletion_at
     if key.state is KeyState.ENABLED and key.next_rotation_at is not None:

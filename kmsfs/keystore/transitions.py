@@ -35,6 +35,9 @@ class Operation(StrEnum):
     CREATE_GRANT = "create a grant on"
     GENERATE_MAC = "generate a MAC with"
     VERIFY_MAC = "verify a MAC with"
+    GET_IMPORT_PARAMETERS = "get parameters for an import into"
+    IMPORT_MATERIAL = "import material into"
+    DELETE_MATERIAL = "delete the material of"
 
 
 _PURPOSES: Final = {
@@ -66,6 +69,14 @@ TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
     (KeyState.PENDING_IMPORT, Operation.DISABLE): KeyStateError,
     **{(state, label): state for state in _DELETABLE for label in _LABELS},
     **{(KeyState.PENDING_DELETION, label): KeyPendingDeletionError for label in _LABELS},
+    **{(state, Operation.GET_IMPORT_PARAMETERS): state for state in _DELETABLE},
+    (KeyState.PENDING_DELETION, Operation.GET_IMPORT_PARAMETERS): KeyPendingDeletionError,
+    (KeyState.ENABLED, Operation.IMPORT_MATERIAL): KeyState.ENABLED,
+    (KeyState.DISABLED, Operation.IMPORT_MATERIAL): KeyState.DISABLED,
+    (KeyState.PENDING_DELETION, Operation.IMPORT_MATERIAL): KeyPendingDeletionError,
+    (KeyState.PENDING_IMPORT, Operation.IMPORT_MATERIAL): KeyState.ENABLED,  # once it lacks none
+    **{(state, Operation.DELETE_MATERIAL): KeyState.PENDING_IMPORT for state in _DELETABLE},
+    (KeyState.PENDING_DELETION, Operation.DELETE_MATERIAL): KeyState.PENDING_DELETION,
     **{(state, Operation.SCHEDULE_DELETION): KeyState.PENDING_DELETION for state in _DELETABLE},
     (KeyState.PENDING_DELETION, Operation.SCHEDULE_DELETION): KeyPendingDeletionError,
     **{(state, Operation.CANCEL_DELETION): KeyNotPendingDeletionError for state in _DELETABLE},
@@ -80,7 +91,7 @@ _REASONS: Final = {
 _REMEDIES: Final = {
     KeyState.DISABLED: "enable it first: kmsfs key enable {}",
     KeyState.PENDING_DELETION: "keep it after all: kmsfs key cancel-deletion {}",
-    KeyState.PENDING_IMPORT: "",
+    KeyState.PENDING_IMPORT: "import its material: kmsfs key import {} FILE",
 }
 
 

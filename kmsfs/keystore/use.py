@@ -27,7 +27,7 @@ from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions, find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
 from kmsfs.keystore.snapshot import MaterialEntry
-from kmsfs.keystore.transitions import Operation, check_use
+from kmsfs.keystore.transitions import Operation
 
 MAX_DATA_KEY_SIZE = 1024
 _Recorder = Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording]
@@ -145,7 +145,7 @@ class KeyUse(Regions):
         service, key_id = self._locate(key_arn, None)
         key = service.key(key_id)
         self.standing.require(service, action, pairs, key_id)
-        check_use(key, Operation.DECRYPT)
+        service.require_use(key, Operation.DECRYPT)
         service.hsm.check_present()
         self.audits.check(service)
 

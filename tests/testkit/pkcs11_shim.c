@@ -1,7 +1,8 @@
 /* A PKCS#11 module that passes everything to SoftHSM, except for what KMSFS_SHIM (words, read at each call) says:
  *
  *   no-gcm    AES-GCM is not offered
- *   no-hmac   HMAC is not offered
+ *   no-hmac   HMAC-SHA-256 is not offered
+ *   no-512    HMAC-SHA-512 is not offered
  *   own-iv    AES-GCM encryption takes another IV than the caller's, as HSMs do that insist on their own
  *   slow      an HMAC takes 3 ms
  *   broken    every cryptographic operation fails with CKR_DEVICE_ERROR
@@ -19,7 +20,7 @@
 #include <unistd.h>
 
 enum { INITIALIZE = 0, GET_SLOT_LIST = 4, FIND_OBJECTS_INIT = 26, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, SIGN_INIT = 42, FUNCTIONS = 68 };
-enum { OK = 0, DEVICE_ERROR = 0x30, FUNCTION_FAILED = 0x6, GENERAL_ERROR = 0x5, DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, AES_GCM = 0x1087, SHA256_HMAC = 0x251 };
+enum { OK = 0, DEVICE_ERROR = 0x30, FUNCTION_FAILED = 0x6, GENERAL_ERROR = 0x5, DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, AES_GCM = 0x1087, SHA256_HMAC = 0x251, SHA512_HMAC = 0x271 };
 
 typedef unsigned long ulong;
 typedef struct { ulong type; void *parameter; ulong length; } mechanism;
@@ -82,6 +83,7 @@ static ulong decrypt_init(ulong session, mechanism *how, ulong key) {
 
 static ulong sign_init(ulong session, mechanism *how, ulong key) {
     if (how->type == SHA256_HMAC && told("no-hmac")) return MECHANISM_INVALID;
+    if (how->type == SHA512_HMAC && told("no-512")) return MECHANISM_INVALID;
     if (told("slow")) usleep(3000);
     return start(SIGN_INIT, session, how, key);
 }

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmsfs.cli.commands import key_life
+from kmsfs.cli.commands import key_life, key_material
 from kmsfs.cli.home import open_keystore
 from kmsfs.cli.key_output import print_key
 from kmsfs.cli.lazy import help_group
@@ -14,6 +14,8 @@ from kmsfs.errors import RegionNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from kmsfs.keystore.service import Keystore
+
+SPECS = ["SYMMETRIC_DEFAULT", "HMAC_224", "HMAC_256", "HMAC_384", "HMAC_512"]
 
 command = help_group(
     "key",
@@ -33,17 +35,33 @@ command = help_group(
 @region_option("Region that makes and keeps the key; may be left out when one region is configured.")
 @click.option("--description", metavar="TEXT", default="", help="What the key is for.")
 @click.option("--alias", metavar="alias/NAME", help="Name the key at once.")
+@click.option(
+    "--spec", type=click.Choice(SPECS), default=SPECS[0], help="Kind of key; those of HMAC make MACs only."
+)
+@click.option(
+    "--origin",
+    type=click.Choice(["AWS_KMS", "EXTERNAL"]),
+    default="AWS_KMS",
+    help="EXTERNAL: its material is not made in the token, but imported.",
+)
 @json_option()
-def create(region: str | None, description: str, alias: str | None, as_json: bool) -> None:
+def create(
+    region: str | None, description: str, alias: str | None, spec: str, origin: str, as_json: bool
+) -> None:
     """Create a key inside a region's token.
 
     \b
     Example:
       kmsfs key create --region eu-west-1 --description "project files" --alias alias/files
     """
+    from kmsfs.keystore.model import KeySpec, Origin
+
     with open_keystore() as keystore:
         chosen = region if region is not None else _only_region(keystore)
-        print_key(keystore.create_key(chosen, description=description, alias=alias), as_json)
+        made = keystore.create_key(
+            chosen, description=description, alias=alias, spec=KeySpec(spec), origin=Origin(origin)
+        )
+        print_key(made, as_json)
 
 
 def _only_region(keystore: "Keystore") -> str:
@@ -127,5 +145,5 @@ def disable(key: str, region: str | None, as_json: bool) -> None:
         print_key(keystore.disable_key(key, region=region), as_json)
 
 
-for _more in key_life.COMMANDS:
+for _more in (*key_life.COMMANDS, *key_material.COMMANDS):
     command.add_command(_more)

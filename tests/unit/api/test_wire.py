@@ -301,7 +301,28 @@ def test_content_type_with_a_parameter() -> None:
 
 
 GRANT = {"KeyId": KEY, "GranteePrincipal": "arn:aws:iam::111122223333:root", "Operations": ["Decrypt"]}
+IMPORT = {"KeyId": KEY, "ImportToken": "eA==", "EncryptedKeyMaterial": "eA=="}
+FOR_EVER = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 RULES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("ImportKeyMaterial", IMPORT, "ValidationException", "ValidTo"),
+    (
+        "ImportKeyMaterial",
+        IMPORT | {"ExpirationModel": "KEY_MATERIAL_EXPIRES"},
+        "ValidationException",
+        "ValidTo",
+    ),
+    (
+        "ImportKeyMaterial",
+        IMPORT | {"ExpirationModel": FOR_EVER, "ValidTo": 1767225600},
+        "ValidationException",
+        "ValidTo",
+    ),
+    (
+        "ImportKeyMaterial",
+        IMPORT | {"ExpirationModel": FOR_EVER, "ImportType": "NEW_KEY_MATERIAL", "KeyMaterialId": "0" * 64},
+        "ValidationException",
+        "KeyMaterialId",
+    ),
     ("GenerateDataKey", {"KeyId": KEY}, "ValidationException", "either number of bytes or key spec"),
     (
         "GenerateDataKey",

@@ -27,6 +27,7 @@ from kmsfs.errors import (
     PinIncorrectError,
     PinUnavailableError,
     TokenNotFoundError,
+    UnsupportedOperationError,
 )
 from kmsfs.format.blob import Suite
 from kmsfs.ids import KeyId, Region
@@ -34,7 +35,7 @@ from kmsfs.keystore import pkcs11_hsm, pkcs11_module
 from kmsfs.keystore.home import save_region
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.metadata_db import SqliteMetadataStore
-from kmsfs.keystore.model import AliasEntry, RegionConfig
+from kmsfs.keystore.model import AliasEntry, KeySpec, Origin, RegionConfig
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.ports import KeyKind
 from kmsfs.keystore.region import RegionService, integrity_key_id
@@ -529,6 +530,20 @@ def test_a_module_that_can_do_neither_suite(
         with pytest.raises(ModuleInvalidError, match="HMAC"):
             keystore.add_region(US, module=shim, token_label="own", pin_file=own_token)
         assert keystore.regions() == []
+
+
+def test_a_module_without_the_hmac_of_a_key(
+    shim: Path, own_token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KMSFS_SHIM", "no-512")
+    with Keystore.open(tmp_path / "odd-home") as keystore:
+        keystore.add_region(US, module=shim, token_label="own", pin_file=own_token)
+        for origin in Origin:
+            with pytest.raises(UnsupportedOperationError, match="does not offer HMAC with sha512"):
+                keystore.create_key(US, spec=KeySpec.HMAC_512, origin=origin)
+        assert keystore.list_keys() == []
+        key = keystore.create_key(US, spec=KeySpec.HMAC_384)
+        assert len(keystore.generate_mac(key.arn, b"m", "HMAC_SHA_384")) == 48
 
 
 def test_a_forked_child_does_not_use_its_parents_module(used: tuple[Keystore, str, bytes]) -> None:

@@ -9,7 +9,7 @@ from kmsfs.keystore import administration, lifecycle, tags
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.region import integrity_key_id
 from kmsfs.keystore.rows import CONDEMNED, DELETED
-from kmsfs.keystore.sealing import CREDENTIAL_KEY
+from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY
 
 PAGE = (Path(__file__).parents[3] / "docs" / "keystore.md").read_text()
 
@@ -44,4 +44,5 @@ def test_the_owned_keys_are_in_the_table_of_objects() -> None:
     named = re.findall(r'SHA-256\(`"([a-z ]+)"` ', PAGE)
     region = Region("eu-west-1")
     ids = {sha256(f"{name}\0{region}".encode()).digest() for name in named}
-    assert ids == {integrity_key_id(region), audit_key_id(region), CREDENTIAL_KEY.object_id(region)}
+    sealing = {CREDENTIAL_KEY.object_id(region), IMPORT_KEY.object_id(region)}
+    assert ids == {integrity_key_id(region), audit_key_id(region), *sealing}

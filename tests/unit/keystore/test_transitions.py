@@ -10,7 +10,14 @@ from kmsfs.keystore.model import KeyState
 from kmsfs.keystore.transitions import TRANSITIONS, Operation, next_state
 
 PAGE = Path(__file__).parents[3] / "docs" / "keystore.md"
-MOVES = (Operation.ENABLE, Operation.DISABLE, Operation.SCHEDULE_DELETION, Operation.CANCEL_DELETION)
+MOVES = (
+    Operation.ENABLE,
+    Operation.DISABLE,
+    Operation.SCHEDULE_DELETION,
+    Operation.CANCEL_DELETION,
+    Operation.IMPORT_MATERIAL,
+    Operation.DELETE_MATERIAL,
+)
 CELLS = list(itertools.product(KeyState, Operation))
 
 
@@ -41,6 +48,9 @@ def test_the_page_shows_the_table() -> None:
             Operation.VERIFY_MAC,
         ),
         "create a grant": (Operation.CREATE_GRANT,),
+        "get parameters for an import": (Operation.GET_IMPORT_PARAMETERS,),
+        "import material": (Operation.IMPORT_MATERIAL,),
+        "delete imported material": (Operation.DELETE_MATERIAL,),
         "enable": (Operation.ENABLE,),
         "disable": (Operation.DISABLE,),
         "point an alias at it": (Operation.POINT_ALIAS,),

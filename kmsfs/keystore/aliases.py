@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from kmsfs.errors import AccessDeniedError, AlreadyExistsError
+from kmsfs.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.arn import alias_arn, check_alias
 from kmsfs.keystore.ledger import Changes, Ledger
@@ -41,6 +41,7 @@ class Aliases:
         def decide(snapshot: Snapshot) -> Changes:
             alias = snapshot.alias(name)
             _require_target(snapshot, key_id)
+            _require_alike(snapshot, alias, key_id)
             moved = replace(alias, target_key_id=key_id, updated_at=self._now())
             return Changes(puts=[("aliases", alias_values(moved))])
 
@@ -84,3 +85,13 @@ def changeable(snapshot: Snapshot, key_id: KeyId) -> KeyMetadata:
 def _require_target(snapshot: Snapshot, key_id: KeyId) -> None:
     key = changeable(snapshot, key_id)
     next_state(key.state, Operation.POINT_ALIAS, key.arn)
+
+
+def _require_alike(snapshot: Snapshot, alias: AliasEntry, key_id: KeyId) -> None:
+    """Refuse to give what uses an alias a key that is for something else."""
+    old, new = snapshot.keys.get(alias.target_key_id), snapshot.key(key_id)
+    if old is not None and old.usage is not new.usage:
+        raise InvalidRequestError(
+            f"{alias.name} names a key for {old.usage.value}, and key {new.arn} is for {new.usage.value}",
+            hint="delete the alias and create it anew",
+        )

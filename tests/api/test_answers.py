@@ -45,6 +45,12 @@ def granted(us: Any, key: Any) -> Any:
     )
 
 
+def mac(us: Any) -> dict[str, Any]:
+    key = us.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]["KeyId"]
+    made = us.generate_mac(KeyId=key, Message=b"m", MacAlgorithm="HMAC_SHA_256")["Mac"]
+    return {"KeyId": key, "Mac": made}
+
+
 TAGS = [{"TagKey": "team", "TagValue": "blue"}]
 
 #: One good call of each action; the client checks the answer (``testkit.aws_shapes.check_answer``).
@@ -97,6 +103,8 @@ CALLS: dict[str, Call] = {
         us.tag_resource(KeyId=key["KeyId"], Tags=TAGS),
         us.list_resource_tags(KeyId=key["KeyId"]),
     ),
+    "GenerateMac": lambda us, key: mac(us),
+    "VerifyMac": lambda us, key: us.verify_mac(Message=b"m", MacAlgorithm="HMAC_SHA_256", **mac(us)),
 }
 
 

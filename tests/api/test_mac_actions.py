@@ -131,3 +131,14 @@ def test_a_grant_on_a_mac_key(served: Any, us: Any) -> None:
     ]
     mac = user.generate_mac(**asked, GrantTokens=[token])["Mac"]
     assert refused(lambda: user.verify_mac(**asked, Mac=mac))[0] == "AccessDeniedException"
+
+
+def test_an_alias_moves_only_to_a_key_of_the_same_use(us: Any, key: Any) -> None:
+    name, mac = f"alias/of-{key['KeyId']}", make(us)
+    us.create_alias(AliasName=name, TargetKeyId=key["KeyId"])
+    code, message = refused(lambda: us.update_alias(AliasName=name, TargetKeyId=mac["KeyId"]))
+    assert (code, mac["Arn"] in message) == ("ValidationException", True)
+    assert us.describe_key(KeyId=name)["KeyMetadata"]["Arn"] == key["Arn"]
+    us.delete_alias(AliasName=name)
+    us.create_alias(AliasName=name, TargetKeyId=mac["KeyId"])
+    us.update_alias(AliasName=name, TargetKeyId=make(us, "HMAC_512")["KeyId"])

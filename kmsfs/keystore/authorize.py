@@ -185,13 +185,20 @@ class Authorizer:
             raise refused(request, Decision(Outcome.NO_KEY_POLICY_ALLOWS))
 
     def require_retirement(self, caller: Caller, entry: GrantEntry, key: KeyMetadata) -> None:
-        """Decide on RetireGrant: a policy may deny it, and only the grant itself allows it, or being the root."""
+        """Decide on RetireGrant: a policy may deny it, and only the grant itself allows it, or being the root.
+
+        A grant that an account may retire is retired by its root, and by those whom identity policies let.
+        """
         pairs = entry.grant.constraints.equals or entry.grant.constraints.subset or NOTHING
         request = self.request(caller, "kms:RetireGrant", key, pairs=pairs)
         decision = self.decide(caller, request, key)
         principal = request.principal
-        by_root = principal.is_root and principal.account_arn == entry.account_arn
-        if decision.outcome in DENIALS or not (by_root or entry.grant.may_be_retired_by(principal)):
+        may = entry.grant.may_be_retired_by(principal) or (
+            principal.is_root and principal.account_arn == entry.account_arn
+        )
+        if not may and entry.grant.retiring_principal == principal.account_arn:
+            may = self.decide(caller, request).allowed
+        if decision.outcome in DENIALS or not may:
             denied = decision if not decision.allowed else Decision(Outcome.NO_KEY_POLICY_ALLOWS)
             raise refused(request, denied)
 

@@ -9,6 +9,8 @@ from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, GRANT_OPERATIONS
 from kmsfs.keystore.policy.principals import Principal
 
 Pairs = Mapping[str, str]
+MAX_PAIRS: Final = 8  # of one constraint
+MAX_VALUE_LENGTH: Final = 384
 _PREFIX: Final = "kms:"
 
 
@@ -30,12 +32,12 @@ class Constraints:
 
     def narrows(self, parent: "Constraints") -> bool:
         """Tell whether everything that these constraints admit is admitted by the parent's, too."""
-        if parent.equals is not None:
-            return self.equals is not None and _folded(self.equals) == _folded(parent.equals)
-        if parent.subset is None:
-            return True
         own = self.equals if self.equals is not None else self.subset
-        return own is not None and _contains(_folded(own), parent.subset)
+        if parent.equals is not None and (
+            self.equals is None or _folded(self.equals) != _folded(parent.equals)
+        ):
+            return False
+        return parent.subset is None or (own is not None and _contains(_folded(own), parent.subset))
 
 
 def _folded(pairs: Pairs) -> dict[str, frozenset[str]]:
@@ -76,7 +78,7 @@ class Grant:
 
     def may_be_retired_by(self, principal: Principal) -> bool:
         """Tell whether the caller may retire the grant without any policy."""
-        if self.retiring_principal in (principal.arn, principal.account_arn):
+        if self.retiring_principal == principal.arn:
             return True
         return self.grantee == principal.arn and "RetireGrant" in self.operations
 
@@ -97,7 +99,14 @@ def check_grant(grant: Grant) -> None:
     if unknown:
         raise InvalidRequestError(f"a grant cannot allow {', '.join(sorted(unknown))}")
     for pairs in (grant.constraints.equals, grant.constraints.subset):
-        if pairs is not None and len(_folded(pairs)) != len(pairs):
+        if pairs is None:
+            continue
+        if len(pairs) > MAX_PAIRS or any(len(value) > MAX_VALUE_LENGTH for value in pairs.values()):
+            raise InvalidRequestError(
+                f"a grant constraint has at most {MAX_PAIRS} pairs, their values at most"
+                f" {MAX_VALUE_LENGTH} characters"
+            )
+        if len(_folded(pairs)) != len(pairs):
             raise InvalidRequestError("a grant constraint spells one encryption context key in two ways")
     for arn in (grant.grantee, grant.retiring_principal):
         if arn is not None:

@@ -201,6 +201,19 @@ def test_grants_are_retired_by_those_who_may(keystore: Keystore, mount: Keystore
     assert keystore.grants(MAIN, region=US) == []
 
 
+def test_an_account_that_retires_grants_delegates_it(keystore: Keystore, mount: Keystore) -> None:
+    wanted = NewGrant(ALICE, frozenset({"Decrypt"}), retiring_principal=ROOT)
+    entry, _ = keystore.create_grant(MAIN, wanted, region=US)
+    mount.refresh()
+    with pytest.raises(AccessDeniedError, match="kms:RetireGrant"):
+        mount.retire_grant(entry)
+    allow = {"Effect": "Allow", "Action": "kms:RetireGrant", "Resource": "*"}
+    keystore.principals.put_policy("alice", json.dumps({"Statement": allow}))
+    mount.refresh()
+    mount.retire_grant(entry)
+    assert keystore.grants(MAIN, region=US) == []
+
+
 def test_a_key_that_is_not_there_is_not_judged(keystore: Keystore) -> None:
     missing = f"arn:aws:kms:{US}:{ACCOUNT}:key/00000000-0000-0000-0000-000000000000"
     keystore.require_permission(missing, "Decrypt")  # type: ignore[arg-type]

@@ -107,6 +107,7 @@ class AuditLog:
         except OSError as error:
             raise self._refusal(error) from error
         self._failure = None
+        self._keep_up()
 
     def count(self, event: Event) -> None:
         """Add to what the next record of this kind will say; it is written within a minute."""
@@ -117,6 +118,7 @@ class AuditLog:
                 self._counts[kind] = _Counted(event._replace(since=self._clock()), event.uses)
             else:
                 found.uses += event.uses
+        self._keep_up()
 
     def prepare(self) -> None:
         """Raise if a record cannot be written now: to be asked before what cannot be taken back."""
@@ -139,6 +141,17 @@ class AuditLog:
             raise self._unavailable(self._failure)
 
     # --- housekeeping ---------------------------------------------------------------------------
+    def _keep_up(self) -> None:
+        """Tend the log of a process that nobody tends: a command that takes long. Never waits for who tends it."""
+        if time.monotonic() - self._written_up < 2 * INTERVAL_S or not self._housekeeping.acquire(
+            blocking=False
+        ):
+            return
+        try:
+            self.tend()
+        finally:
+            self._housekeeping.release()
+
     def tend(self) -> None:
         """Make records durable; once a minute also write the counts and a checkpoint, once full a new segment.
 
@@ -308,6 +321,8 @@ class AuditLog:
         if full is not None:
             try:
                 self._put_checkpoint(full, closed_at=self._clock())
+            except (OSError, KmsfsError) as error:  # what was recorded is; who goes on with it closes it
+                log.warning("audit log of region %s: segment not closed: %s", self._region, _reason(error))
             finally:
                 full.close()
 

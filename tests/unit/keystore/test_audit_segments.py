@@ -6,10 +6,12 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
-from testkit.audits import files
+from testkit.audits import files, records
 from testkit.disks import fill, small_filesystem
 
 from kmsfs.errors import AuditUnavailableError, HsmUnavailableError
@@ -162,11 +164,46 @@ def test_a_checkpoint_that_fails_stops_nobody(
     with Keystore.open(ks_home) as keystore:
         use(keystore)
         keystore.audits.tend()
-        keystore.audits._logs[EU].record(_event(keystore))
         with monkeypatch.context() as patched:
             patched.setattr(keystore._service(EU).ledger, "commit", fail)
+            keystore.audits._logs[EU].record(_event(keystore))
             keystore.audits.tend()
         assert "no checkpoint: no answer" in caplog.text
         use(keystore)
         keystore.audits.tend()
         assert found(keystore) == [(OPEN, "")]
+
+
+def test_a_process_that_tends_no_log_is_confirmed_all_the_same(
+    ks_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command may take hours: what it did must not wait for its end."""
+    with Keystore.open(ks_home) as keystore:
+        made = keystore.generate_data_key(MAIN, {}, region=EU)
+        before = len(records(ks_home, EU))
+        monkeypatch.setattr(audit_log, "INTERVAL_S", 0.0)
+        keystore.unwrap(made.blob, {}, ref=made.key_arn)
+        assert [record["action"] for record in records(ks_home, EU)[before:]] == ["Decrypt"]
+        use(keystore)
+        assert [finding.unconfirmed for finding in keystore.verify_audit(EU)] == [0]
+
+
+def test_a_full_segment_that_cannot_be_closed_fails_no_use(
+    ks_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Keystore.open(ks_home) as keystore:
+        use(keystore)
+        log, ledger = keystore.audits._logs[EU], keystore._service(EU).ledger
+        monkeypatch.setattr(log, "_max_size", 0)
+        real, commits = ledger.commit, count()
+
+        def fail_to_close(decide: Any) -> Any:
+            if next(commits) == 1:  # after the new segment was begun
+                raise HsmUnavailableError("no answer")
+            return real(decide)
+
+        monkeypatch.setattr(ledger, "commit", fail_to_close)
+        log.record(_event(keystore))
+        assert "not closed: no answer" in caplog.text
+        monkeypatch.undo()
+        assert found(keystore) == [(OPEN, ""), (OPEN, "")]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from kmsfs.errors import (
     InvalidArnError,
     InvalidGrantIdError,
     InvalidGrantTokenError,
+    InvalidRequestError,
     LimitExceededError,
     MalformedPolicyError,
 )
@@ -29,6 +31,7 @@ from kmsfs.keystore.transitions import Operation, next_state
 MAX_GRANTS: Final = 50_000  # on one key
 NO_CONSTRAINTS: Final = Constraints()
 _GRANT_ID_SIZE: Final = 32
+_GRANT_NAME: Final = re.compile(r"[a-zA-Z0-9:/_-]{1,256}")
 _TOKEN_SIZE: Final = _GRANT_ID_SIZE + 16
 _USE: Final = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
 _SEE: Final = ["kms:Describe*", "kms:Get*", "kms:List*"]
@@ -168,6 +171,11 @@ def _new_grant(
     next_state(key.state, Operation.CREATE_GRANT, key.arn)
     grant = wanted.grant(grant_id)
     check_grant(grant)
+    if wanted.name is not None and not _GRANT_NAME.fullmatch(wanted.name):
+        raise InvalidRequestError(
+            "grant name is malformed",
+            hint="up to 256 letters, digits, colons, slashes, underscores and dashes",
+        )
     check_grantable(key, grant.operations)
     for arn in (grant.grantee, grant.retiring_principal):
         if arn is not None and not _exists(snapshot, arn):

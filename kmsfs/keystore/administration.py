@@ -221,6 +221,8 @@ def _first(names: Sequence[str]) -> str:
 
 
 def check_description(description: str) -> None:
-    """Raise InvalidRequestError if the description is too long."""
+    """Raise InvalidRequestError if the description is too long, or no text that every metadata store can keep."""
+    if "\0" in description or any("\ud800" <= character <= "\udfff" for character in description):
+        raise InvalidRequestError("description holds a character that is none")
     if len(description) > MAX_DESCRIPTION_LENGTH:
         raise InvalidRequestError(f"description is longer than {MAX_DESCRIPTION_LENGTH} characters")

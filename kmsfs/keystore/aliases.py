@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
-from kmsfs.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError
+from kmsfs.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError, LimitExceededError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.arn import alias_arn, check_alias
 from kmsfs.keystore.ledger import Changes, Ledger
@@ -11,6 +12,8 @@ from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, RegionConf
 from kmsfs.keystore.rows import alias_values
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
+
+MAX_ALIASES: Final = 50  # of one key
 
 
 class Aliases:
@@ -27,7 +30,7 @@ class Aliases:
 
         def decide(snapshot: Snapshot) -> Changes:
             require_free(snapshot, name)
-            _require_target(snapshot, key_id)
+            _require_target(snapshot, name, key_id)
             return Changes(
                 puts=[("aliases", alias_values(new_alias(self._config, name, key_id, self._now())))]
             )
@@ -40,7 +43,7 @@ class Aliases:
 
         def decide(snapshot: Snapshot) -> Changes:
             alias = snapshot.alias(name)
-            _require_target(snapshot, key_id)
+            _require_target(snapshot, name, key_id)
             _require_alike(snapshot, alias, key_id)
             moved = replace(alias, target_key_id=key_id, updated_at=self._now())
             return Changes(puts=[("aliases", alias_values(moved))])
@@ -82,9 +85,12 @@ def changeable(snapshot: Snapshot, key_id: KeyId) -> KeyMetadata:
     return key
 
 
-def _require_target(snapshot: Snapshot, key_id: KeyId) -> None:
+def _require_target(snapshot: Snapshot, name: str, key_id: KeyId) -> None:
     key = changeable(snapshot, key_id)
     next_state(key.state, Operation.POINT_ALIAS, key.arn)
+    others = [other for other in snapshot.aliases.values() if other.target_key_id == key_id]
+    if len([other for other in others if other.name != name]) >= MAX_ALIASES:
+        raise LimitExceededError(f"key {key.arn} has {MAX_ALIASES} aliases already")
 
 
 def _require_alike(snapshot: Snapshot, alias: AliasEntry, key_id: KeyId) -> None:

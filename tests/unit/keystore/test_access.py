@@ -35,7 +35,7 @@ WANTED = NewGrant(
     frozenset({"Decrypt", "Encrypt"}),
     Constraints(subset={"team": "blue"}),
     retiring_principal=ROOT,
-    name="a name",
+    name="a-name",
 )
 
 
@@ -124,6 +124,9 @@ def test_grants_that_cannot_be_made(
         make(grantee="alice")
     with pytest.raises(InvalidRequestError):
         make(operations=frozenset())
+    for name in ("", "n" * 257, "a\0", "\udcff", "a b"):
+        with pytest.raises(InvalidRequestError, match="grant name"):
+            make(name=name)
     with monkeypatch.context() as patched:
         patched.setattr(access, "MAX_GRANTS", 0)
         with pytest.raises(LimitExceededError):

@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from kmsfs.ids import Region
-from kmsfs.keystore import administration, lifecycle, tags
+from kmsfs.keystore import administration, aliases, lifecycle, tags
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.region import integrity_key_id
 from kmsfs.keystore.rows import CONDEMNED, DELETED
@@ -27,6 +27,7 @@ def test_the_limits() -> None:
         (lifecycle.MIN_PERIOD_DAYS, lifecycle.MAX_PERIOD_DAYS, lifecycle.DEFAULT_PERIOD_DAYS),
         (lifecycle.MANAGED_PERIOD_DAYS,),
         (lifecycle.MAX_ON_DEMAND,),
+        (aliases.MAX_ALIASES,),
         (tags.MAX_TAGS,),
         (tags.MAX_NAME_LENGTH, tags.MAX_VALUE_LENGTH),
         (administration.MAX_DESCRIPTION_LENGTH,),

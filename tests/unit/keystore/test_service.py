@@ -16,9 +16,11 @@ from kmsfs.errors import (
     KeyDisabledError,
     KeyNotFoundError,
     KmsfsError,
+    LimitExceededError,
     RegionNotFoundError,
 )
 from kmsfs.format.blob import Suite, parse_blob
+from kmsfs.keystore.aliases import MAX_ALIASES
 from kmsfs.keystore.model import KeyState
 from kmsfs.keystore.service import Keystore
 
@@ -272,6 +274,30 @@ def test_a_description_past_the_edge(keystore: Keystore) -> None:
     assert len(keystore.create_key(US, description="x" * 8192).description) == 8192
     with pytest.raises(InvalidRequestError):
         keystore.create_key(US, description="x" * 8193)
+
+
+@pytest.mark.parametrize("character", ["\0", "\ud800"])
+def test_a_description_that_no_store_can_keep(keystore: Keystore, character: str) -> None:
+    for use in (
+        lambda: keystore.create_key(US, description=f"a{character}"),
+        lambda: keystore.update_key_description("alias/main", f"a{character}", region=US),
+    ):
+        with pytest.raises(InvalidRequestError):
+            use()
+
+
+def test_a_key_has_so_many_aliases_and_no_more(keystore: Keystore) -> None:
+    key, other = keystore.resolve("alias/main", region=US), keystore.create_key(US, alias="alias/other")
+    for number in range(MAX_ALIASES - 1):
+        keystore.create_alias(f"alias/{number}", key.arn)
+    with pytest.raises(LimitExceededError):
+        keystore.create_alias("alias/more", key.arn)
+    with pytest.raises(LimitExceededError):
+        keystore.update_alias("alias/other", key.arn)
+    keystore.update_alias("alias/0", key.arn)  # where it is already
+    keystore.delete_alias("alias/0", region=US)
+    keystore.update_alias("alias/other", key.arn)
+    assert keystore.create_alias("alias/more", other.arn).target_key_id == other.key_id
 
 
 def test_a_disabled_key_does_nothing_until_it_is_enabled(suited: Keystore) -> None:

@@ -74,8 +74,9 @@ def test_tags(home: Home) -> None:
     ]
     home.ok("key", "untag", ALIAS, "empty", "sum")
     assert "blue" in home.ok("key", "tags", ALIAS)
-    for tag in ("team", "aws:x=1", "=x"):
+    for tag in ("aws:x=1", "=x"):
         refused(home.run("key", "tag", ALIAS, tag), 2)
+    assert "'team' has no value" in refused(home.run("key", "tag", ALIAS, "a=b", "team"), 2)
 
 
 def test_a_description_is_changed(home: Home) -> None:

@@ -201,9 +201,10 @@ def tag(key: str, tags: tuple[str, ...], region: str | None) -> None:
     Example:
       kmsfs key tag alias/files team=blue stage=test
     """
-    pairs = [(name, value) for name, equals, value in (text.partition("=") for text in tags) if equals]
-    if len(pairs) < len(tags):
-        raise UsageError("a tag has no value", hint="write NAME=VALUE; the value may be empty")
+    for text in tags:
+        if "=" not in text:
+            raise UsageError(f"tag {text!r} has no value", hint="write NAME=VALUE; the value may be empty")
+    pairs = [(name, value) for name, _, value in (text.partition("=") for text in tags)]
     with open_keystore() as keystore:
         keystore.tag_key(key, pairs, region=region)
     print_line(f"tagged {key}")

@@ -162,7 +162,9 @@ class Operations(pyfuse3.Operations):
             attributes.chown(self._volume, known, uid, gid)
         if fields.update_mode:
             attributes.chmod(self._volume, known, attr.st_mode)
-        if fields.update_size:
+        if fields.update_size and fh is not None:
+            await self._files.ftruncate(fh, attr.st_size, ctx)
+        elif fields.update_size:
             await self._files.truncate(known, attr.st_size, ctx)
         if fields.update_atime or fields.update_mtime:
             atime = attr.st_atime_ns if fields.update_atime else None

@@ -249,13 +249,25 @@ class Files:
         return written
 
     async def truncate(self, inode: Inode, size: int, caller: Caller) -> None:
-        """truncate(2) and ftruncate(2)."""
+        """truncate(2)."""
         async with self._using(inode, caller.uid) as file:
-            await self._truncate(file, size)
-            mode = os.fstat(file.fd).st_mode
-            if caller.uid != 0 and _has_privileges(mode):
-                os.fchmod(file.fd, _without_privileges(mode))
-            file.note_length()
+            await self._set_size(file, size, caller)
+
+    async def ftruncate(self, number: int, size: int, caller: Caller) -> None:
+        """ftruncate(2): as for a write, what counted when the file was opened counts."""
+        file = self._handles[number].file
+        file.handles += 1
+        try:
+            await self._set_size(file, size, caller)
+        finally:
+            self._let_go(file)
+
+    async def _set_size(self, file: OpenFile, size: int, caller: Caller) -> None:
+        await self._truncate(file, size)
+        mode = os.fstat(file.fd).st_mode
+        if caller.uid != 0 and _has_privileges(mode):
+            os.fchmod(file.fd, _without_privileges(mode))
+        file.note_length()
 
     async def materialise(self, inode: Inode) -> OpenFile:
         """Give a never written file its header, and return the file."""

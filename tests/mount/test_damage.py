@@ -437,3 +437,26 @@ def test_a_key_that_another_process_disables(mounted: Mount) -> None:
         mounted.home.ok("key", "enable", ALIAS)
         eventually(lambda: opening(path), "ok")
         assert path.read_bytes() == CONTENT
+
+
+def test_what_is_open_stays_usable_when_its_key_is_disabled(mounted: Mount) -> None:
+    """As a file that was opened stays open after chmod(2): all that a descriptor can do, and nothing by name."""
+    path, old = mounted.path / "file", os.urandom(1 << 20)
+    path.write_bytes(old)
+    mounted.expect_log("is disabled|Disabled")
+    with path.open("r+b", buffering=0) as file, (mounted.path / "new").open("x+b", buffering=0) as new:
+        mounted.home.ok("key", "disable", ALIAS)
+        eventually(lambda: opening(path), "EKEYREVOKED")
+        assert os.pread(file.fileno(), 5000, 700_000) == old[700_000:705_000]
+        os.pwrite(file.fileno(), b"written", 10)
+        os.ftruncate(file.fileno(), 900_000)
+        os.ftruncate(new.fileno(), 5)
+        os.pwrite(new.fileno(), b"first", 0)
+        os.fsync(file.fileno())
+        with pytest.raises(OSError, match="revoked"):
+            os.truncate(path, 1)
+    assert opening(mounted.path / "new") == "EKEYREVOKED"
+    mounted.home.ok("key", "enable", ALIAS)
+    eventually(lambda: opening(path), "ok")
+    assert path.read_bytes() == old[:10] + b"written" + old[17:900_000]
+    assert (mounted.path / "new").read_bytes() == b"first"

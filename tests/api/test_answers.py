@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from testkit.aws_shapes import output_problems
+from testkit.wrapping import wrap
 
 from kmsfs.api.dispatch import HANDLERS
 
@@ -49,6 +50,22 @@ def mac(us: Any) -> dict[str, Any]:
     key = us.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]["KeyId"]
     made = us.generate_mac(KeyId=key, Message=b"m", MacAlgorithm="HMAC_SHA_256")["Mac"]
     return {"KeyId": key, "Mac": made}
+
+
+def parameters(us: Any) -> Any:
+    key = us.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"]
+    asked = {"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}
+    return us.get_parameters_for_import(KeyId=key, **asked)
+
+
+def imported(us: Any) -> Any:
+    made = parameters(us)
+    return us.import_key_material(
+        KeyId=made["KeyId"],
+        ImportToken=made["ImportToken"],
+        EncryptedKeyMaterial=wrap(made["PublicKey"], "RSAES_OAEP_SHA_256", bytes(32)),
+        ExpirationModel="KEY_MATERIAL_DOES_NOT_EXPIRE",
+    )
 
 
 TAGS = [{"TagKey": "team", "TagValue": "blue"}]
@@ -103,6 +120,9 @@ CALLS: dict[str, Call] = {
         us.tag_resource(KeyId=key["KeyId"], Tags=TAGS),
         us.list_resource_tags(KeyId=key["KeyId"]),
     ),
+    "GetParametersForImport": lambda us, key: parameters(us),
+    "ImportKeyMaterial": lambda us, key: imported(us),
+    "DeleteImportedKeyMaterial": lambda us, key: us.delete_imported_key_material(KeyId=imported(us)["KeyId"]),
     "GenerateMac": lambda us, key: mac(us),
     "VerifyMac": lambda us, key: us.verify_mac(Message=b"m", MacAlgorithm="HMAC_SHA_256", **mac(us)),
 }

@@ -91,6 +91,12 @@ def test_hmac_matches_the_published_vector() -> None:
     assert not equal(tag, tag[:-1])
 
 
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 63, 64, 65, 200])
+def test_hmac_is_that_of_the_standard_library(size: int) -> None:
+    for message in (b"", b"m", bytes(range(256)) * 5):
+        assert hmac_sha256(KEY[:1] * size, message) == hmac.digest(KEY[:1] * size, message, "sha256")
+
+
 def test_random_bytes_have_the_length_asked_for_and_differ() -> None:
     assert len(entropy.random_bytes(12)) == entropy.NONCE_SIZE
     assert entropy.random_bytes(0) == b""

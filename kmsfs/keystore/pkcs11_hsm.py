@@ -64,6 +64,12 @@ _CAPABILITIES: Final = {
     MechanismFlag.DECRYPT: Attribute.DECRYPT,
     MechanismFlag.SIGN: Attribute.SIGN,
 }
+_USES: Final[dict[str, tuple[KeyKind, type[KmsfsError]]]] = {  # the key that is used, and what a bad input is
+    "encrypt": (KeyKind.AES, HsmUnavailableError),
+    "decrypt": (KeyKind.AES, IntegrityError),
+    "sign": (KeyKind.HMAC, HsmUnavailableError),
+}
+_AES_GCM: Final = Mechanism.AES_GCM  # to look it up each time takes as long as a call
 _TEMPLATE: Final = {
     Attribute.PRIVATE: True,
     Attribute.SENSITIVE: True,
@@ -111,27 +117,15 @@ class Pkcs11Hsm:
 
     def encrypt_gcm(self, object_id: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Return ciphertext || tag."""
-        param = GCMParams(iv, aad, 128)
-        return self._run(
-            object_id,
-            KeyKind.AES,
-            lambda key: key.encrypt(plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=param),
-        )
+        return self._run("encrypt", object_id, plaintext, _AES_GCM, GCMParams(iv, aad, 128))
 
     def decrypt_gcm(self, object_id: bytes, iv: bytes, sealed: bytes, aad: bytes) -> bytes:
         """Return the plaintext, or raise IntegrityError."""
-        param = GCMParams(iv, aad, 128)
-        return self._run(
-            object_id,
-            KeyKind.AES,
-            lambda key: key.decrypt(sealed, mechanism=Mechanism.AES_GCM, mechanism_param=param),
-            bad_input=IntegrityError,
-        )
+        return self._run("decrypt", object_id, sealed, _AES_GCM, GCMParams(iv, aad, 128))
 
     def hmac(self, object_id: bytes, message: bytes, digest: Digest = Digest.SHA_256) -> bytes:
         """Return the HMAC of ``message``."""
-        mechanism = _HMACS[digest]
-        return self._run(object_id, KeyKind.HMAC, lambda key: key.sign(message, mechanism=mechanism))
+        return self._run("sign", object_id, message, _HMACS[digest])
 
     def offers_hmac(self, digest: Digest) -> bool:
         """Return whether the module does HMAC with that digest."""
@@ -210,21 +204,24 @@ class Pkcs11Hsm:
         return self._place.conf if self._place else None
 
     def _run(
-        self,
-        object_id: bytes,
-        kind: KeyKind,
-        use: Callable[[Any], bytes],
-        bad_input: type[KmsfsError] = HsmUnavailableError,
+        self, use: str, object_id: bytes, data: bytes, mechanism: Mechanism, param: GCMParams | None = None
     ) -> bytes:
+        """Return what the key's method ``use`` makes of ``data``."""
+        kind, bad_input = _USES[use]
+        answer: bytes
         self.calls += 1
         with self._module.lock:
             try:
-                return use(self._key(object_id, kind))
+                key = self._key(object_id, kind)
+                answer = getattr(key, use)(data, mechanism=mechanism, mechanism_param=param)
+                return answer
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, bad_input)
             self._recover()
             try:
-                return use(self._key(object_id, kind))
+                key = self._key(object_id, kind)
+                answer = getattr(key, use)(data, mechanism=mechanism, mechanism_param=param)
+                return answer
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, bad_input)
                 raise self._failure(error) from error

@@ -22,6 +22,8 @@ MAX_PLAINTEXT_SIZE = 4096
 MAX_BLOB_SIZE = 6144
 
 _FIXED = Struct(">4sBBH")  # magic, version, suite, length of the ARN
+_ARN_SIZE = 6  # where that length stands
+_CUT_SHORT = "ciphertext blob is cut short or has wrong lengths"
 
 
 class Suite(IntEnum):
@@ -33,9 +35,10 @@ class Suite(IntEnum):
     @property
     def nonce_size(self) -> int:
         """Bytes that stand between the head's fixed part and the ciphertext."""
-        return 12 if self is Suite.HSM_GCM else 28
+        return _NONCE_SIZES[self]
 
 
+_NONCE_SIZES = {Suite.HSM_GCM: 12, Suite.HSM_KDF: 28}
 _SUITES = {int(suite): suite for suite in Suite}
 
 
@@ -64,11 +67,22 @@ def head_prefix(head: BlobHead) -> bytes:
     return _FIXED.pack(MAGIC, VERSION, head.suite, len(arn)) + arn + head.material_id
 
 
-@lru_cache(maxsize=256)  # opening a file asks three times
 def parse_blob(raw: bytes) -> Blob:
     """Split ``raw`` into head, nonce and sealed bytes, or raise FormatError."""
-    if not _FIXED.size <= len(raw) <= MAX_BLOB_SIZE:
-        raise FormatError(f"ciphertext blob is {len(raw)} bytes")
+    size = len(raw)
+    if not _FIXED.size <= size <= MAX_BLOB_SIZE:
+        raise FormatError(f"ciphertext blob is {size} bytes")
+    nonce_start = _FIXED.size + (raw[_ARN_SIZE] << 8 | raw[_ARN_SIZE + 1]) + MATERIAL_ID_SIZE
+    head = _parse_prefix(raw[:nonce_start])
+    sealed_start = nonce_start + _NONCE_SIZES[head.suite]
+    if not TAG_SIZE < size - sealed_start <= MAX_PLAINTEXT_SIZE + TAG_SIZE:
+        raise FormatError(_CUT_SHORT)
+    return Blob(head, raw[:sealed_start], raw[nonce_start:sealed_start], raw[sealed_start:])
+
+
+@lru_cache(maxsize=1024)  # there is one for each key material
+def _parse_prefix(raw: bytes) -> BlobHead:
+    """Read what ``head_prefix`` made."""
     magic, version, suite_number, arn_size = _FIXED.unpack_from(raw)
     if magic != MAGIC:
         raise FormatError("not a kmsfs ciphertext blob")
@@ -78,17 +92,13 @@ def parse_blob(raw: bytes) -> Blob:
     if suite is None:
         raise UnsupportedFormatError(f"ciphertext blob suite {suite_number} is not supported")
     arn_end = _FIXED.size + arn_size
-    nonce_start = arn_end + MATERIAL_ID_SIZE
-    sealed_start = nonce_start + suite.nonce_size
-    sealed_size = len(raw) - sealed_start
-    if not 0 < arn_size <= MAX_ARN_SIZE or not TAG_SIZE < sealed_size <= MAX_PLAINTEXT_SIZE + TAG_SIZE:
-        raise FormatError("ciphertext blob is cut short or has wrong lengths")
+    if not 0 < arn_size <= MAX_ARN_SIZE or len(raw) != arn_end + MATERIAL_ID_SIZE:
+        raise FormatError(_CUT_SHORT)
     try:
         arn = KeyArn(raw[_FIXED.size : arn_end].decode("ascii"))
     except UnicodeDecodeError:
         raise FormatError("ciphertext blob's key ARN is not ASCII") from None
-    head = BlobHead(suite, arn, MaterialId(raw[arn_end:nonce_start]))
-    return Blob(head, raw[:sealed_start], raw[nonce_start:sealed_start], raw[sealed_start:])
+    return BlobHead(suite, arn, MaterialId(raw[arn_end:]))
 
 
 def parse_blob_head(raw: bytes) -> BlobHead:

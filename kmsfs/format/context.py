@@ -7,6 +7,7 @@ Pure and injective: two contexts have the same bytes only if they are equal, so 
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from struct import Struct
 
 from kmsfs.errors import FormatError
@@ -20,16 +21,21 @@ _pack = _U32.pack
 def encode_context(context: Mapping[str, str]) -> bytes:
     """Return the canonical encoding of ``context``; an empty context is four zero bytes."""
     try:
-        parts = [_pack(len(context))]
-        for key in sorted(context):  # by code point, which is the order of the UTF-8 bytes
-            for text in (key, context[key]):
-                raw = str.encode(text)
-                parts.append(_pack(len(raw)))
-                parts.append(raw)
-    except TypeError:
+        return _encode(tuple(context.items()))
+    except (AttributeError, TypeError):
         raise FormatError("encryption context is not a map of strings to strings") from None
     except UnicodeEncodeError:
         raise FormatError("encryption context holds a lone surrogate") from None
+
+
+@lru_cache(maxsize=256)  # who uses a key again and again mostly does so with the same few contexts
+def _encode(pairs: tuple[tuple[str, str], ...]) -> bytes:
+    parts = [_pack(len(pairs))]
+    for key, value in sorted(pairs):  # by code point, which is the order of the UTF-8 bytes
+        for text in (key, value):
+            raw = str.encode(text)
+            parts.append(_pack(len(raw)))
+            parts.append(raw)
     encoded = b"".join(parts)
     if len(encoded) > MAX_CONTEXT_SIZE:
         raise FormatError(f"encryption context is {len(encoded)} bytes, the limit is {MAX_CONTEXT_SIZE}")

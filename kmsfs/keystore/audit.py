@@ -5,6 +5,7 @@ process's memory later cannot rewrite what it recorded before. The first key of 
 """
 
 import json
+from binascii import hexlify
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from kmsfs.ids import KeyArn, Region
 
 DONE: Final = "ok"
 START_MAC: Final = bytes(32)
+MICROSECONDS: Final = 1_000_000
 
 _NEXT: Final = b"kmsfs audit next"
 _SEGMENT: Final = b"kmsfs audit segment v1"
@@ -71,14 +73,14 @@ class Segment:
 class Chain:
     """Where a segment's chain stands: the next record's key, and the last record's MAC."""
 
-    __slots__ = ("_key", "_next_mac", "mac", "records", "size")
+    __slots__ = ("_key", "_next", "mac", "records", "size")
 
     def __init__(self, first_key: bytes, at: Checkpoint = Checkpoint()) -> None:
         self._key = first_key
         for _ in range(at.records):
             self._key = _next_key(self._key)
         self.records, self.size, self.mac = at.records, at.size, at.mac
-        self._next_mac = START_MAC
+        self._next = self._key, START_MAC
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -87,13 +89,14 @@ class Chain:
 
     def line(self, body: bytes) -> bytes:
         """Return the record of ``body``. The chain stays where it is until ``advance``."""
-        self._next_mac = hmac_sha256(self._key, self.mac + body)
-        return body + _MAC_START + self._next_mac.hex().encode() + _MAC_END
+        key = self._key
+        mac = hmac_sha256(key, self.mac + body)
+        self._next = _next_key(key), mac
+        return b"".join((body, _MAC_START, hexlify(mac), _MAC_END))
 
     def advance(self, line: bytes) -> None:
         """Go on behind what ``line`` returned last, which is written now."""
-        self.mac = self._next_mac
-        self._key = _next_key(self._key)
+        self._key, self.mac = self._next
         self.records += 1
         self.size += len(line)
 
@@ -125,26 +128,24 @@ def segment_message(region: Region, segment_id: str) -> bytes:
 
 def record_body(event: Event, region: Region, now: float) -> bytes:
     """Return a record as it is authenticated: JSON, but for the closing brace that follows the MAC."""
-    actor = event.actor
-    body = (
-        f'{{"time":"{timestamp(now)}",'
-        + _head(actor.principal, actor.uid, actor.via, event.action, event.key_arn, region, event.result)
-        + f',"count":{event.uses},"context":{{{_pairs(event.context)}}}'
-    )
-    if event.since is not None:
-        body += f',"since":"{timestamp(event.since)}"'
-    if actor.request_id:
-        body += f',"request_id":{_text(actor.request_id)}'
-    if event.details:
-        body += f',"details":{{{_pairs(event.details)}}}'
-    return body.encode("ascii")
+    (principal, uid, via, request_id), action, key_arn, context, result, uses, details, since = event
+    seconds, microseconds = divmod(int(now * MICROSECONDS), MICROSECONDS)
+    head = _head(principal, uid, via, action, key_arn, region, result, uses)
+    body = f'{{"time":"{_second(seconds)}.{microseconds:06d}Z",{head}{_pairs(tuple(context.items()))}}}'
+    if since is not None:
+        body += f',"since":"{timestamp(since)}"'
+    if request_id:
+        body += f',"request_id":{_text(request_id)}'
+    if details:
+        body += f',"details":{{{_pairs(tuple(details.items()))}}}'
+    return body.encode()
 
 
 @lru_cache(maxsize=1024)
 def _head(
-    principal: str, uid: int, via: str, action: str, key_arn: str | None, region: str, result: str
+    principal: str, uid: int, via: str, action: str, key_arn: str | None, region: str, result: str, uses: int
 ) -> str:
-    """Return the members that are mostly those of the record before."""
+    """Return what is between the time and the context: mostly the same as in a record before."""
     members = {
         "principal": principal,
         "uid": uid,
@@ -153,12 +154,14 @@ def _head(
         "key": key_arn,
         "region": region,
         "result": result,
+        "count": uses,
     }
-    return json.dumps(members, separators=(",", ":"))[1:-1]
+    return f'{json.dumps(members, separators=(",", ":"))[1:-1]},"context":{{'
 
 
-def _pairs(texts: Mapping[str, str]) -> str:
-    return ",".join([f"{_text(name)}:{_text(value)}" for name, value in texts.items()])
+@lru_cache(maxsize=256)
+def _pairs(texts: tuple[tuple[str, str], ...]) -> str:
+    return ",".join([f"{_text(name)}:{_text(value)}" for name, value in texts])
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
@@ -174,7 +177,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 def timestamp(epoch_s: float) -> str:
     """Return a time as records have it: UTC, with microseconds."""
-    seconds, microseconds = divmod(int(epoch_s * 1_000_000), 1_000_000)
+    seconds, microseconds = divmod(int(epoch_s * MICROSECONDS), MICROSECONDS)
     return f"{_second(seconds)}.{microseconds:06d}Z"
 
 

@@ -39,14 +39,15 @@ class SegmentFile:
 
     def append(self, body: bytes) -> None:
         """Write one record. Raises OSError and leaves no part of it behind."""
-        line = self.chain.line(body)
+        chain = self.chain
+        line = chain.line(body)
         try:
             if os.write(self.fd, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BaseException:
-            os.ftruncate(self.fd, self.chain.size)
+            os.ftruncate(self.fd, chain.size)
             raise
-        self.chain.advance(line)
+        chain.advance(line)
 
     def close(self) -> None:
         """Give the file to whoever writes next."""

@@ -190,14 +190,14 @@ class AuditLog:
             self._segment = None
 
     def _append(self, event: Event) -> None:
-        segment = self._opened()
+        segment = self._segment or self._opened()
         try:
             segment.append(record_body(event, self._region, self._clock()))
         except OSError:
             self._let_go_if_torn(segment)
             raise
         # Nobody tends this log, or it grows by megabytes a second. Never wait here for who is tending it.
-        if segment.size >= 2 * self._max_size and self._housekeeping.acquire(blocking=False):
+        if segment.chain.size >= 2 * self._max_size and self._housekeeping.acquire(blocking=False):
             try:
                 self._rotate()
             finally:

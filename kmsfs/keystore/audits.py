@@ -2,24 +2,22 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from kmsfs.errors import KmsfsError
-from kmsfs.format.aad import FILE_ID_PAIR
 from kmsfs.ids import KeyArn, KeyId, Region
-from kmsfs.keystore.arn import ROOT, key_arn
+from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audit import Actor, Event
 from kmsfs.keystore.audit_log import AuditLog, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
-from kmsfs.keystore.recording import Recording
+from kmsfs.keystore.recording import Counted, Permit, Recording
 from kmsfs.keystore.region import RegionService
 
 ITSELF: Final = "kmsfs"  # on whose behalf the keystore does what is due, whoever's request comes just then
-Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ class Audits:
         try:
             with (
                 acting_for(Actor(ITSELF, os.getuid(), self._via)),
-                self._recording(service, action, key_id, {}),
+                Recording(self._logs[service.config.region], service, action, key_id, {}, None),
             ):
                 pass
         except KmsfsError as error:
@@ -58,27 +56,13 @@ class Audits:
         self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
     ) -> Recording:
         """One use of a key. A key that is known only inside is set there."""
-        use = self._recording(service, action, key_id, context)
-        if self.permit is not None:
-            use.permit = partial(self.permit, service, action, context)
-            use.key_id = key_id
-        return use
-
-    def _recording(
-        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
-    ) -> Recording:
-        config = service.config
-        arn = None if key_id is None else key_arn(config.region, config.account, key_id)
-        return Recording(self._logs[config.region], action, arn, context)
+        return Recording(self._logs[service.config.region], service, action, key_id, context, self.permit)
 
     def counted_use(
         self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
     ) -> Recording:
-        """One of the many uses that opening files makes: counted, and recorded once a minute without the file."""
-        use = self.use(service, action, key_id, context)
-        use.write = self._logs[service.config.region].count
-        use.context = _without_file(context)
-        return use
+        """One of the many uses that opening files makes: see ``Counted``."""
+        return Counted(self._logs[service.config.region], service, action, key_id, context, self.permit)
 
     def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
         """One change of a key or alias. It is not begun if it could not be recorded."""
@@ -126,7 +110,3 @@ def shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
         for name, value in contexts[0].items()
         if all(context.get(name) == value for context in contexts)
     }
-
-
-def _without_file(context: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in context.items() if name != FILE_ID_PAIR}

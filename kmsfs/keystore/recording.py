@@ -9,46 +9,63 @@ from types import TracebackType
 from typing import Self
 
 from kmsfs.errors import KmsfsError
+from kmsfs.format.aad import FILE_ID_PAIR
 from kmsfs.ids import KeyArn, KeyId
+from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.audit import DONE, Event
+from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.ports import AuditSink
+from kmsfs.keystore.region import RegionService
+
+Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
 
 log = logging.getLogger(__name__)
 
 
 class Recording:
-    """One use of a key; a context manager. What is not known before is set inside."""
+    """One use of a key; a context manager. What is not known before is set inside.
 
-    __slots__ = ("_action", "_sink", "context", "details", "key_arn", "key_id", "permit", "uses", "write")
+    ``permit`` raises if the key may not be used so; None: that was decided before.
+    """
+
+    uses = 1
+    details: Mapping[str, str] = NOTHING
+    key_arn: KeyArn | None = None
 
     def __init__(
-        self, sink: AuditSink, action: str, key_arn: KeyArn | None, context: Mapping[str, str]
+        self,
+        sink: AuditSink,
+        service: RegionService,
+        action: str,
+        key_id: KeyId | None,
+        context: Mapping[str, str],
+        permit: Permit | None,
     ) -> None:
         self._sink = sink
-        self.write: Callable[[Event], None] = sink.record
+        self._service = service
         self._action = action
+        self._key_id = key_id
+        self._permit = permit
         self.context = context
-        self.key_arn = key_arn
-        self.uses = 1
-        self.permit: Callable[[KeyId], None] | None = None  # raises if the key may not be used so
-        self.key_id: KeyId | None = None
-        self.details: Mapping[str, str] = {}
 
     def __enter__(self) -> Self:
-        if self.permit is not None and self.key_id is not None:
-            try:
-                self.permit(self.key_id)
-            except KmsfsError as error:
-                self.__exit__(type(error), error, error.__traceback__)
-                raise
+        if self._key_id is not None:
+            config = self._service.config
+            self.key_arn = key_arn(config.region, config.account, self._key_id)
+            if self._permit is not None:
+                try:
+                    self._permit(self._service, self._action, self.context, self._key_id)
+                except KmsfsError as error:
+                    self.__exit__(type(error), error, error.__traceback__)
+                    raise
         return self
 
     def found(self, key: KeyMetadata) -> None:
         """The key that is used turned out to be this one: ask whether it may be."""
         self.key_arn = key.arn
-        if self.permit is not None:
-            self.permit(key.key_id)
+        if self._permit is not None:
+            self._permit(self._service, self._action, self.context, key.key_id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -58,9 +75,20 @@ class Recording:
             self._sink.actor, self._action, self.key_arn, self.context, result, self.uses, self.details
         )
         if kind is None:
-            self.write(event)
+            self._write(event)
             return
         try:
-            self.write(event)
+            self._write(event)
         except KmsfsError as unrecorded:
             log.info("%s was refused (%s) and could not be recorded: %s", self._action, result, unrecorded)
+
+    def _write(self, event: Event) -> None:
+        self._sink.record(event)
+
+
+class Counted(Recording):
+    """One of the many uses that opening files makes: counted, and recorded once a minute without the file."""
+
+    def _write(self, event: Event) -> None:
+        context = {name: value for name, value in event.context.items() if name != FILE_ID_PAIR}
+        self._sink.count(event._replace(context=context))

@@ -4,12 +4,12 @@ What a decision needs of a snapshot is worked out once and kept until the next o
 parse, because a stricter version reads it, denies everything on its key or to its user.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from kmsfs.errors import AccessDeniedError, LimitExceededError, MalformedPolicyError
 from kmsfs.ids import KeyId
@@ -78,11 +78,19 @@ class _View:
     standing: set[tuple[str, str, KeyId]]
 
 
+class Metadata(Protocol):
+    """Where the verified metadata are had from (``Ledger``)."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The metadata as last read."""
+
+
 class Authorizer:
     """Decides for one region. Thread-safe: what two threads work out at once is the same."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
         self._view: _View | None = None
 
     def request(
@@ -138,31 +146,35 @@ class Authorizer:
             raise refused(request, decision)
         return decision
 
+    def stands(self, name: str, action: str, key_id: KeyId) -> bool:
+        """Return whether ``require_standing`` allowed this once and for all, while the metadata are what they are."""
+        view = self._view
+        if view is None or view.snapshot is not self._metadata.snapshot:
+            return False
+        return (name, action, key_id) in view.standing
+
     def require_standing(
         self,
         name: str,
         action: str,
         key: KeyMetadata,
         *,
-        circumstances: Callable[[], Context],
+        circumstances: Context,
         pairs: Pairs = NOTHING,
     ) -> None:
-        """As ``require``, for a process that asks the same again and again: what cannot have changed is kept.
+        """As ``require``, for a process that asks the same again and again: what cannot change is kept for ``stands``.
 
         The circumstances of one name are the same each time, but for the time of day.
         """
-        view = self._current()
-        wanted = (name, action, key.key_id)
-        if wanted in view.standing:
-            return
-        self.require(Caller(name, circumstances()), action, key, pairs=pairs)
+        view, asked = self._current(), f"kms:{action}"
+        self.require(Caller(name, circumstances), asked, key, pairs=pairs)
         known, seen = self._known(view, name), self._key(view, key)
-        constrained = action in CONTEXT_ACTIONS and any(
+        constrained = asked in CONTEXT_ACTIONS and any(
             grant.constraints.equals is not None or grant.constraints.subset is not None
             for grant in _grants_to(known.principal, seen)
         )
         if not (known.volatile or seen.volatile or constrained):
-            view.standing.add(wanted)
+            view.standing.add((name, action, key.key_id))
 
     def check_lockout(self, caller: Caller, document: str, key: KeyMetadata | None) -> None:
         """Raise MalformedPolicyError if the caller could not put a policy again; without a key, it is a new one's."""
@@ -207,7 +219,7 @@ class Authorizer:
         return self._known(self._current(), name).principal
 
     def _current(self) -> _View:
-        snapshot, view = self._snapshot(), self._view
+        snapshot, view = self._metadata.snapshot, self._view
         if view is None or view.snapshot is not snapshot:
             aliases: dict[KeyId, tuple[str, ...]] = {}
             for alias in snapshot.aliases.values():

@@ -35,6 +35,10 @@ from kmsfs.keystore.uses import UseCounter
 from kmsfs.keystore.wrapping import open_blob, seal
 
 FAST_CALL_S = 0.001
+# Members of enumerations that each use asks for: looking one up costs as much as a call.
+_HSM_GCM = Suite.HSM_GCM
+_OWNED = KeyManager.OWNED
+_DECRYPT = Operation.DECRYPT
 MANAGED_ALIAS = "alias/aws/kmsfs"
 MANAGED_DESCRIPTION = "Default key that protects trees when no other key is named"
 
@@ -56,7 +60,7 @@ class RegionService:
         self.lifecycle = Lifecycle(config, hsm, self.ledger, now)
         self.aliases = Aliases(config, self.ledger, now)
         self.access = Access(self.ledger, now)
-        self.authorizer = Authorizer(lambda: self.ledger.snapshot)
+        self.authorizer = Authorizer(self.ledger)
         self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}
@@ -69,7 +73,7 @@ class RegionService:
 
     def key(self, key_id: KeyId) -> KeyMetadata:
         """Return the CMK or raise KeyNotFoundError."""
-        return self.snapshot.shown_key(key_id)
+        return self.ledger.snapshot.shown_key(key_id)
 
     def managed_key(self) -> KeyMetadata:
         """Return the key ``alias/aws/kmsfs``, made now if the region has none yet."""
@@ -96,9 +100,9 @@ class RegionService:
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
         material_id = self.require_use(key, operation)
-        entry = self.snapshot.materials[material_id]
+        entry = self.ledger.snapshot.materials[material_id]
         suite = entry.material.suite
-        if suite is Suite.HSM_GCM:
+        if suite is _HSM_GCM:
             try:
                 self._counter(material_id).take()
             except KeyExhaustedError:
@@ -112,8 +116,8 @@ class RegionService:
 
     def entry(self, material_id: MaterialId) -> MaterialEntry:
         """Return the key and material that a blob names, or raise UnknownMaterialError."""
-        entry = self.snapshot.materials.get(material_id)
-        if entry is None or entry.key.manager is KeyManager.OWNED:
+        entry = self.ledger.snapshot.materials.get(material_id)
+        if entry is None or entry.key.manager is _OWNED:
             raise UnknownMaterialError(
                 f"key material {material_id.hex()} is not in region {self.config.region}",
                 hint="the blob is of another region or keystore, or its key was deleted",
@@ -123,7 +127,7 @@ class RegionService:
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
         """Return the plaintext of a blob under that material."""
         key, material = entry.key, entry.material
-        self.require_use(key, Operation.DECRYPT)
+        self.require_use(key, _DECRYPT)
         if blob.head.suite is not material.suite:
             raise _not_authentic()
         try:

@@ -1,22 +1,23 @@
 """What the use of keys answers. Frozen; plaintext never shows in a repr."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kmsfs.ids import KeyArn, MaterialId
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedDataKey:
+class GeneratedDataKey(NamedTuple):
     """A new data key, clear and wrapped."""
 
-    plaintext: bytes = field(repr=False)
+    plaintext: bytes
     blob: bytes
     key_arn: KeyArn
     material_id: MaterialId
 
+    def __repr__(self) -> str:
+        return f"GeneratedDataKey(key_arn={self.key_arn!r}, ...)"
 
-@dataclass(frozen=True, slots=True)
-class EncryptResult:
+
+class EncryptResult(NamedTuple):
     """The blob of an encrypt call."""
 
     blob: bytes
@@ -24,17 +25,18 @@ class EncryptResult:
     material_id: MaterialId
 
 
-@dataclass(frozen=True, slots=True)
-class DecryptResult:
+class DecryptResult(NamedTuple):
     """The plaintext of a decrypt call and the key that it was under."""
 
-    plaintext: bytes = field(repr=False)
+    plaintext: bytes
     key_arn: KeyArn
     material_id: MaterialId
 
+    def __repr__(self) -> str:
+        return f"DecryptResult(key_arn={self.key_arn!r}, ...)"
 
-@dataclass(frozen=True, slots=True)
-class ReEncryptResult:
+
+class ReEncryptResult(NamedTuple):
     """The blob of a re-encrypt call; the plaintext never leaves the keystore."""
 
     blob: bytes

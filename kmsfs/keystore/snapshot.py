@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from kmsfs.errors import AliasNotFoundError, KeyNotFoundError
 from kmsfs.format.blob import BlobHead, Suite, head_prefix
@@ -32,6 +32,7 @@ from kmsfs.keystore.ports import KEY_COLUMNS, Row, Value
 from kmsfs.keystore.rows import CONDEMNED, DELETED, MICROSECONDS, Values
 
 _Entry = TypeVar("_Entry")
+_OWNED: Final = KeyManager.OWNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class Snapshot:
 
     def shown_key(self, key_id: KeyId) -> KeyMetadata:
         """Return a CMK that people may see; the keystore's own keys are not there for them."""
-        found = self.key(key_id)
-        if found.manager is KeyManager.OWNED:
+        found = self.keys.get(key_id)
+        if found is None or found.manager is _OWNED:
             raise self._not_found(key_id)
         return found
 

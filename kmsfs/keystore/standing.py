@@ -37,19 +37,18 @@ class Standing:
 
     def require(self, service: RegionService, action: str, pairs: Pairs, key_id: KeyId) -> None:
         """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is there for people."""
-        if not self.asks:
+        if not self.asks or service.authorizer.stands(self.name, action, key_id):
             return
         key = service.snapshot.keys.get(key_id)
         if key is None or key.manager is KeyManager.OWNED:
             return
         if action in _ELSEWHERE or action.startswith(_OWN):
             return
-        region = service.config.region
         service.authorizer.require_standing(
             self.name,
-            f"kms:{action}",
+            action,
             key,
-            circumstances=lambda: self._circumstances(region),
+            circumstances=self._circumstances(service.config.region),
             pairs=pairs,
         )
 

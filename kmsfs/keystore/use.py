@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.crypto.kdf import equal
@@ -18,7 +17,7 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
-from kmsfs.ids import KeyArn, KeyId
+from kmsfs.ids import KeyId
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
@@ -30,6 +29,8 @@ from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.transitions import Operation
 
 MAX_DATA_KEY_SIZE = 1024
+_ENCRYPT = Operation.ENCRYPT
+_GENERATE = Operation.GENERATE_DATA_KEY
 _Recorder = Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording]
 
 
@@ -194,7 +195,7 @@ class KeyUse(Regions):
         encoded = _encoded(context)
         service, key_id = self._locate(ref, region)
         with recording(service, action, key_id, context):
-            return EncryptResult(*service.seal(service.key(key_id), Operation.ENCRYPT, plaintext, encoded))
+            return EncryptResult(*service.seal(service.key(key_id), _ENCRYPT, plaintext, encoded))
 
     def _decrypt(
         self,
@@ -213,13 +214,25 @@ class KeyUse(Regions):
         return DecryptResult(plaintext, entry.key.arn, entry.material.material_id)
 
     def _service_of_blob(self, parsed: Blob, region: str | None) -> RegionService:
-        return self._region_of_blob(parsed.head.key_arn) if region is None else self._fresh_service(region)
+        """Return the region that the request names, or else the blob: where to look, and nothing more."""
+        if region is not None:
+            return self._fresh_service(region)
+        key_arn = parsed.head.key_arn
+        try:
+            named = find_reference(key_arn).region
+            if named is not None:
+                return self._fresh_service(named)
+        except RegionNotFoundError as error:
+            raise KeyNotFoundError(f"key {key_arn}: {error}", hint=error.hint) from error
+        except InvalidRequestError:
+            pass
+        raise InvalidCiphertextError("ciphertext blob names no key ARN")
 
     def _entry_of(
         self, service: RegionService, parsed: Blob, ref: str | None, use: Recording | None = None
     ) -> MaterialEntry:
         """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
-        entry = self._perhaps_new(partial(service.entry, parsed.head.material_id))
+        entry = self._perhaps_new(service.entry, parsed.head.material_id)
         if use is not None:
             use.found(entry.key)
         if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
@@ -228,24 +241,10 @@ class KeyUse(Regions):
             )
         return entry
 
-    def _region_of_blob(self, key_arn: KeyArn) -> RegionService:
-        """Return the region that a blob names: where to look, and nothing more."""
-        try:
-            region = find_reference(key_arn).region
-            if region is not None:
-                return self._fresh_service(region)
-        except RegionNotFoundError as error:
-            raise KeyNotFoundError(f"key {key_arn}: {error}", hint=error.hint) from error
-        except InvalidRequestError:
-            pass
-        raise InvalidCiphertextError("ciphertext blob names no key ARN")
-
 
 def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
     plaintext = random_bytes(length)
-    return GeneratedDataKey(
-        plaintext, *service.seal(service.key(key_id), Operation.GENERATE_DATA_KEY, plaintext, context)
-    )
+    return GeneratedDataKey(plaintext, *service.seal(service.key(key_id), _GENERATE, plaintext, context))
 
 
 def _mac(

@@ -16,12 +16,13 @@ from kmsfs.keystore.snapshot import MaterialEntry
 
 KDF_LABEL: Final = b"kmsfs/v1/encrypt"
 KDF_NONCE_SIZE: Final = 16
+_HSM_GCM: Final = Suite.HSM_GCM
 
 
 def seal(hsm: Hsm, entry: MaterialEntry, nonce: bytes, plaintext: bytes, context: bytes) -> bytes:
     """Return the whole blob."""
     head = entry.prefix + nonce
-    if entry.material.suite is Suite.HSM_GCM:
+    if entry.material.suite is _HSM_GCM:
         return head + hsm.encrypt_gcm(entry.material.material_id, nonce, plaintext, head + context)
     return head + gcm_seal(_one_time_key(hsm, entry, nonce), nonce[-NONCE_SIZE:], plaintext, head + context)
 
@@ -30,7 +31,7 @@ def open_blob(hsm: Hsm, entry: MaterialEntry, blob: Blob, context: bytes) -> byt
     """Return the plaintext, or raise IntegrityError."""
     nonce = blob.nonce
     head = entry.prefix + nonce
-    if entry.material.suite is Suite.HSM_GCM:
+    if entry.material.suite is _HSM_GCM:
         plaintext = hsm.decrypt_gcm(entry.material.material_id, nonce, blob.sealed, head + context)
     else:
         key = _one_time_key(hsm, entry, nonce)

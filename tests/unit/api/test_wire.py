@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -412,7 +413,7 @@ def valid(shape: Shape) -> st.SearchStrategy[object]:
             return st.sampled_from(values)
         case Text(pattern=pattern) if pattern:
             limits = (shape.minimum or 0, shape.maximum or 64)
-            return st.from_regex(pattern, fullmatch=True).filter(
+            return st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True).filter(
                 lambda text: (
                     text.isascii() and limits[0] <= len(text) <= limits[1] and not text.endswith("\n")
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,16 +25,10 @@ if TYPE_CHECKING:
     from kmsfs.ids import FileId
 
 Unwrap = Callable[[FileHeader], bytes]
+_DAMAGE = (FormatError, IntegrityError, InvalidCiphertextError)
 # What a damaged slot can lead to. Anything else (a disabled key, an HSM that does not answer) says nothing
 # against the copy: an older one must not be served in its place.
-_COPY_IS_BAD = (
-    FormatError,
-    IntegrityError,
-    InvalidCiphertextError,
-    IncorrectKeyError,
-    KeyNotFoundError,
-    RegionNotFoundError,
-)
+_COPY_IS_BAD = (*_DAMAGE, IncorrectKeyError, KeyNotFoundError, RegionNotFoundError)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,6 +49,20 @@ class OpenedHeader:
     newest_copy: int  # 0 = A, 1 = B
     copies_agree: bool  # both copies hold the same bytes
     may_be_clean: bool  # some parsed copy says clean: a shrink must make a dirty header durable first
+
+
+def gravest(problems: Sequence[KmsfsError]) -> KmsfsError:
+    """What to tell of slots of which none yields the key: the first that says the least against them.
+
+    A slot whose HSM does not answer may be good, whatever is wrong with the others.
+    """
+    return max(problems, key=_gravity)
+
+
+def _gravity(problem: KmsfsError) -> int:
+    if isinstance(problem, _DAMAGE):
+        return 0
+    return 1 if isinstance(problem, _COPY_IS_BAD) else 2
 
 
 def derive_file_keys(data_key: bytes, file_id: FileId, suite: int, chunk_size: int) -> FileKeys:

@@ -7,12 +7,12 @@ import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from threading import RLock
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import (
     AlreadyExistsError,
+    HsmError,
     IntegrityError,
     InvalidCiphertextError,
     KeyExhaustedError,
@@ -27,6 +27,7 @@ from kmsfs.keystore.authorize import Authorizer
 from kmsfs.keystore.ledger import Ledger
 from kmsfs.keystore.lifecycle import Lifecycle
 from kmsfs.keystore.model import KeyManager, KeyMetadata, Origin, RegionConfig, RotationType
+from kmsfs.keystore.nearness import Nearness
 from kmsfs.keystore.ports import Hsm, MetadataStore
 from kmsfs.keystore.snapshot import MaterialEntry, Snapshot
 from kmsfs.keystore.specs import mac_digest
@@ -34,7 +35,6 @@ from kmsfs.keystore.transitions import Operation, check_use
 from kmsfs.keystore.uses import UseCounter
 from kmsfs.keystore.wrapping import open_blob, seal
 
-FAST_CALL_S = 0.001
 # Members of enumerations that each use asks for: looking one up costs as much as a call.
 _HSM_GCM = Suite.HSM_GCM
 _OWNED = KeyManager.OWNED
@@ -64,7 +64,7 @@ class RegionService:
         self._now = now
         self._lock = RLock()
         self._counters: dict[MaterialId, UseCounter] = {}
-        self._fast: bool | None = None
+        self.nearness = Nearness(hsm, self._small_call)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -88,17 +88,20 @@ class RegionService:
         """Return the id of the key that an alias points at."""
         return self.snapshot.alias(name).target_key_id
 
-    def is_fast(self) -> bool:
-        """Return whether the token answers within a millisecond; measured once."""
-        if self._fast is None:
-            self._fast = median(self._time_one_call() for _ in range(5)) < FAST_CALL_S
-        return self._fast
-
     # --- use ------------------------------------------------------------------------------------
     def seal(
         self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
+        try:
+            return self._seal(key, operation, plaintext, context)
+        except HsmError as error:
+            self.nearness.note(error)
+            raise
+
+    def _seal(
+        self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
+    ) -> tuple[bytes, KeyArn, MaterialId]:
         material_id = self.require_use(key, operation)
         entry = self.ledger.snapshot.materials[material_id]
         suite = entry.material.suite
@@ -108,7 +111,7 @@ class RegionService:
             except KeyExhaustedError:
                 if key.origin is Origin.EXTERNAL:
                     raise  # new material has to be brought
-                return self.seal(
+                return self._seal(
                     self.lifecycle.rotate(key, RotationType.AUTOMATIC), operation, plaintext, context
                 )
         nonce = random_bytes(suite.nonce_size)
@@ -134,6 +137,9 @@ class RegionService:
             return open_blob(self.hsm, entry, blob, context)
         except IntegrityError:
             raise _not_authentic() from None
+        except HsmError as error:
+            self.nearness.note(error)
+            raise
 
     def mac(self, key: KeyMetadata, operation: Operation, algorithm: str, message: bytes) -> bytes:
         """Return the MAC of a message under a MAC key."""
@@ -157,10 +163,9 @@ class RegionService:
                 counter = self._counters.setdefault(material_id, UseCounter(material_id, self.ledger))
         return counter
 
-    def _time_one_call(self) -> float:
-        start = time.perf_counter()
+    def _small_call(self) -> None:
+        self.ledger.snapshot  # noqa: B018 - a region that answers again has its metadata read
         self.hsm.hmac(integrity_key_id(self.config.region), b"kmsfs speed")
-        return time.perf_counter() - start
 
 
 def _not_authentic() -> InvalidCiphertextError:

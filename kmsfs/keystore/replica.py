@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Final
 
-from kmsfs.errors import KmsfsError
+from kmsfs.errors import HsmError, KmsfsError
 from kmsfs.format.aad import files_context
 from kmsfs.ids import KeyArn, MaterialId, TreeId
 from kmsfs.keystore.results import EncryptResult
@@ -37,6 +37,10 @@ class Replica:
         """Return the material that ``wrap`` would use now; None if the key is left out. No HSM call."""
         if self._refused and time.monotonic() - self._refused_at < RETRY_S:
             return None
+        away = self._keystore.unreachable(self.key_arn)
+        if away:
+            self._tell(away)
+            return None
         try:
             self._keystore.check_usable(self.key_arn, "Encrypt", self._pairs)
             return self._keystore.resolve(self.key_arn).current_material_id
@@ -52,6 +56,9 @@ class Replica:
             return None
         try:
             wrapped = self._keystore.wrap_data_keys(self.key_arn, data_keys, contexts)
+        except HsmError as error:  # the region is measured again until it answers
+            self._tell(str(error))
+            return None
         except KmsfsError as error:
             self._refused, self._refused_at = str(error), time.monotonic()
             self._tell(self._refused)

@@ -1,7 +1,7 @@
 """Data keys, encryption, decryption, re-encryption: the part of ``Keystore`` that uses keys."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.crypto.kdf import equal
@@ -162,19 +162,41 @@ class KeyUse(Regions):
         """Wrap the data key of a file anew: the other half."""
         return self._encrypt(ref, data_key, context, None, "ReEncryptTo", self.audits.counted_use)
 
+    def measure(self, key_arns: Iterable[str]) -> None:
+        """Measure how far the tokens of these keys are; see ``Nearness.measure``."""
+        for key_arn in key_arns:
+            service = self._service_near(key_arn)
+            if service is not None:
+                service.nearness.measure()
+
+    def measure_again(self) -> None:
+        """Measure the tokens that failed, so that they are used again once they answer."""
+        with self._lock:
+            failed = [service for service in self._services.values() if service.nearness.failed]
+        for service in failed:
+            service.nearness.measure()
+
+    def distance(self, key_arn: str) -> float:
+        """Return how far the key's token is (``Nearness.distance``). No HSM call."""
+        service = self._service_near(key_arn)
+        return math.inf if service is None else service.nearness.distance
+
     def is_fast(self, key_arn: str) -> bool:
-        """Return whether the key's token answers within a millisecond, so that calls may be made inline."""
-        service, _ = self._locate(key_arn, None)
-        return service.is_fast()
+        """Return whether the key's token is known to answer within a millisecond: calls may be made inline."""
+        service = self._service_near(key_arn)
+        return service is not None and service.nearness.is_fast
+
+    def unreachable(self, key_arn: str) -> str:
+        """Return why the key's token does not answer; empty if nothing is known against it. No HSM call."""
+        service = self._service_near(key_arn)
+        return "its region is not configured" if service is None else service.nearness.unreachable
 
     def fast_regions(self) -> frozenset[str]:
         """Return the regions whose token answers within a millisecond; one that cannot answer is not among them."""
-        fast = set()
-        for service in self._services_of(None):
-            with suppress(KmsfsError):
-                if service.is_fast():
-                    fast.add(str(service.config.region))
-        return frozenset(fast)
+        services = self._services_of(None)
+        for service in services:
+            service.nearness.measure()
+        return frozenset(str(service.config.region) for service in services if service.nearness.is_fast)
 
     @property
     def hsm_calls(self) -> int:
@@ -183,6 +205,14 @@ class KeyUse(Regions):
             return sum(service.hsm.calls for service in self._services.values())
 
     # --- inside ---------------------------------------------------------------------------------
+    def _service_near(self, key_arn: str) -> RegionService | None:
+        """Return the region that an ARN names, with or without its metadata; None if there is none."""
+        try:
+            region = find_reference(key_arn).region
+            return None if region is None else self._services.get(region) or self._service(region)
+        except KmsfsError:
+            return None
+
     def _encrypt(
         self,
         ref: str,

@@ -6,6 +6,7 @@ A fast HSM is called inline, a slow one in a thread: never more than one call at
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 import trio.lowlevel
 
-from kmsfs.envelope.file_key import OpenedHeader, open_header
+from kmsfs.envelope.file_key import OpenedHeader, gravest, open_header
 from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
 from kmsfs.format import aad
 from kmsfs.format.blob import parse_blob_head
@@ -22,7 +23,7 @@ from kmsfs.keystore.pool import DataKeyPool, ReadyKey
 from kmsfs.keystore.replica import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from kmsfs.format.header import FileHeader
     from kmsfs.ids import KeyArn, TreeId
@@ -40,12 +41,15 @@ _FILL_STEP = 16  # keys made between two checkpoints: under a millisecond on a f
 class FileKeys:
     """Where a mount gets its data keys."""
 
-    def __init__(self, keystore: Keystore, cache: DataKeyCache, tree_id: TreeId) -> None:
+    def __init__(self, keystore: Keystore, cache: DataKeyCache, tree_id: TreeId, *, serving: KeyArn) -> None:
+        """``serving`` is the key that opened the tree."""
         self._keystore = keystore
         self._cache = cache
         self._tree_id = tree_id
+        self.serving = serving  # the key that opened the last file
         self._pools: dict[tuple[KeyArn, ...], DataKeyPool] = {}
         self._replicas: dict[KeyArn, Replica] = {}
+        self._unreachable: dict[str, str] = {}  # by region, as it was logged
         self._lane = trio.CapacityLimiter(1)
         self._fill_wanted = trio.Event()
         self._uses: dict[tuple[int, str, KeyArn, str], int] = {}  # by user, action, key and result
@@ -90,18 +94,20 @@ class FileKeys:
     def check_slots(self, header: FileHeader, uid: int) -> None:
         """Raise unless some slot of an open file may be used now. Microseconds, no HSM call."""
         context = aad.file_context(self._tree_id, header.file_id)
-        problem: KmsfsError | None = None
-        for blob in header.slots:
-            key_arn = parse_blob_head(blob).key_arn
+        problems: list[tuple[KmsfsError, KeyArn]] = []
+        for blob in self._nearest_first(header.slots):
             try:
+                key_arn = parse_blob_head(blob).key_arn
                 self._keystore.check_usable(key_arn, pairs=context)
+            except FormatError:  # another slot has opened it
+                continue
             except KmsfsError as error:
-                problem = problem or error
+                problems.append((error, key_arn))
             else:
                 self._count(uid, OPEN_FILE, key_arn)
                 return
+        problem, key_arn = problems[0]
         self._count(uid, OPEN_FILE, key_arn, type(problem).__name__)
-        assert problem is not None  # noqa: S101 - a parsed header has a slot
         raise problem
 
     async def open(self, raw: bytes, uid: int) -> OpenedHeader:
@@ -114,6 +120,7 @@ class FileKeys:
                 self._count(uid, OPEN_FILE, tried[-1], type(error).__name__)
             raise
         self._count(uid, OPEN_FILE, tried[-1])
+        self.serving = tried[-1]
         return opened
 
     async def _open(self, raw: bytes, tried: list[KeyArn]) -> OpenedHeader:
@@ -126,33 +133,50 @@ class FileKeys:
     def _unwrap(self, tried: list[KeyArn], header: FileHeader, *, wait: bool) -> bytes:
         """The data key from the first slot that yields it; _SlowHsmError if that needs a wait that is not allowed."""
         context = aad.file_context(self._tree_id, header.file_id)
-        problem: KmsfsError | None = None
-        for blob in header.slots:
+        problems: list[KmsfsError] = []
+        for blob in self._nearest_first(header.slots):
             try:
                 key_arn = parse_blob_head(blob).key_arn
                 tried.append(key_arn)
                 self._keystore.check_usable(key_arn, pairs=context)
+                if wait:
+                    self._keystore.measure([key_arn])
                 if wait or self._keystore.is_fast(key_arn):
                     return self._cache.unwrap(blob, context, key_arn)
             except (FormatError, InvalidCiphertextError) as error:
-                problem = problem or IntegrityError(
-                    f"file {header.file_id.hex()}: a slot of its header does not open ({error})"
+                problems.append(
+                    IntegrityError(
+                        f"file {header.file_id.hex()}: a slot of its header does not open ({error})"
+                    )
                 )
                 continue
-            except KmsfsError as error:  # tells more than damage does: the HSM may have opened it
-                problem = error if problem is None or isinstance(problem, IntegrityError) else problem
+            except KmsfsError as error:
+                problems.append(error)
                 continue
             cached = self._cache.peek(blob, context)
             if cached is None:
                 raise _SlowHsmError
             return cached
-        assert problem is not None  # noqa: S101 - a parsed header has a slot
-        raise problem
+        raise gravest(problems)
+
+    def _nearest_first(self, slots: tuple[bytes, ...]) -> Sequence[bytes]:
+        return slots if len(slots) == 1 else sorted(slots, key=self._distance)
+
+    def _distance(self, blob: bytes) -> float:
+        try:
+            return self._keystore.distance(parse_blob_head(blob).key_arn)
+        except FormatError:
+            return math.inf
 
     async def _run(self, callees: list[KeyArn], call: Callable[[], _T]) -> _T:
         if self._are_fast(callees):
             return call()
-        return await trio.to_thread.run_sync(call, limiter=self._lane)
+
+        def measured() -> _T:
+            self._keystore.measure(callees)
+            return call()
+
+        return await trio.to_thread.run_sync(measured, limiter=self._lane)
 
     def _are_fast(self, callees: list[KeyArn]) -> bool:
         return all(self._keystore.is_fast(key_arn) for key_arn in callees)
@@ -197,7 +221,7 @@ class FileKeys:
             await trio.sleep(interval_s)
             self._cache.expire()
             try:
-                await trio.to_thread.run_sync(self._keystore.refresh)
+                await trio.to_thread.run_sync(self._refresh)
             except KmsfsError as error:  # every use is refused, with this reason, until it passes
                 if str(error) != told:
                     log.error("cannot follow the keystore: %s", error)
@@ -205,6 +229,39 @@ class FileKeys:
             else:
                 told = ""
             self._forget_unusable()
+            self._tell_unreachable()
+
+    def _refresh(self) -> None:
+        self._keystore.measure_again()
+        self._keystore.refresh()
+
+    def unusable(self, key_arns: Iterable[KeyArn]) -> dict[KeyArn, str]:
+        """Which of these keys open no file now, and why."""
+        found = {}
+        for key_arn in key_arns:
+            reason = self._keystore.unreachable(key_arn)
+            if not reason:
+                try:
+                    self._keystore.check_usable(key_arn, pairs=aad.files_context(self._tree_id))
+                except KmsfsError as error:
+                    reason = str(error)
+            if reason:
+                found[key_arn] = reason
+        return found
+
+    def _tell_unreachable(self) -> None:
+        """Log which regions stopped or began to answer."""
+        now = {}
+        used = self._cache.key_arns().union(*self._pools)
+        for key_arn in used:
+            reason = self._keystore.unreachable(key_arn)
+            if reason:
+                now[key_arn.split(":")[3]] = reason
+        for region in now.keys() - self._unreachable.keys():
+            log.warning("region %s does not answer: %s", region, now[region])
+        for region in self._unreachable.keys() - now.keys():
+            log.info("region %s answers again", region)
+        self._unreachable = now
 
     def _forget_unusable(self) -> None:
         """Forget the keys of CMKs that may not be used now, clear and wrapped."""

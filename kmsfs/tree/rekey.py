@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kmsfs.envelope.file_key import next_header, open_header, seal_header
+from kmsfs.envelope.file_key import gravest, next_header, open_header, seal_header
 from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
 from kmsfs.format import aad
 from kmsfs.format.blob import BlobHead, head_prefix, parse_blob_head
@@ -105,19 +105,18 @@ class Rekeyer:
             raise TargetError(error) from error
 
     def _unwrap(self, header: FileHeader) -> bytes:
-        """The data key from the first slot that yields it; what a slot that is whole says outweighs damage."""
+        """The data key from the first slot that yields it."""
         context = aad.file_context(self._tree_id, header.file_id)
-        problem: KmsfsError | None = None
+        problems: list[KmsfsError] = []
         for blob in header.slots:
             try:
                 key_arn = parse_blob_head(blob).key_arn
                 return self._keystore.unwrap_to_rewrap(blob, context, ref=key_arn)
             except (FormatError, InvalidCiphertextError) as error:
-                problem = problem or IntegrityError(f"a slot of the file header does not open ({error})")
+                problems.append(IntegrityError(f"a slot of the file header does not open ({error})"))
             except KmsfsError as error:
-                problem = error if problem is None or isinstance(problem, IntegrityError) else problem
-        assert problem is not None  # noqa: S101 - a parsed header has a slot
-        raise problem
+                problems.append(error)
+        raise gravest(problems)
 
 
 def is_current(raw: bytes, targets: Targets) -> bool:

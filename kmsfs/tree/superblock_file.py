@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kmsfs.crypto.entropy import random_bytes
+from kmsfs.envelope.file_key import gravest
 from kmsfs.envelope.tree_key import TreeKeys
 from kmsfs.errors import (
     FormatError,
@@ -112,18 +113,20 @@ def read_superblock_at(root_fd: int, path: Path) -> Superblock:
 
 
 def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> tuple[TreeKeys, TreeSlot]:
-    """Unwrap the tree key from the first slot that yields it, and authenticate the superblock."""
-    problem: KmsfsError | None = None
-    for slot in block.slots:
+    """Unwrap the tree key from the nearest slot that yields it, and authenticate the superblock."""
+    problems: list[KmsfsError] = []
+    for slot in _nearest_first(keystore, block.slots):
         try:
             result = keystore.decrypt(slot.blob, aad.tree_context(block.tree_id))
         except InvalidCiphertextError as error:
-            problem = problem or IntegrityError(
-                f"{path}: superblock does not verify ({error})", hint="restore kmsfs.tree from a backup"
+            problems.append(
+                IntegrityError(
+                    f"{path}: superblock does not verify ({error})", hint="restore kmsfs.tree from a backup"
+                )
             )
             continue
         except KmsfsError as error:
-            problem = problem or error
+            problems.append(error)
             continue
         keys = TreeKeys(result.plaintext, block.tree_id)
         try:
@@ -133,8 +136,14 @@ def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> tuple[T
                 f"{path}: superblock does not verify", hint="restore kmsfs.tree from a backup"
             ) from None
         return keys, slot
-    assert problem is not None  # noqa: S101 - a parsed superblock has a slot
-    raise problem
+    raise gravest(problems)
+
+
+def _nearest_first(keystore: Keystore, slots: Sequence[TreeSlot]) -> Sequence[TreeSlot]:
+    if len(slots) == 1:
+        return slots
+    keystore.measure(slot.key_arn for slot in slots)
+    return sorted(slots, key=lambda slot: keystore.distance(slot.key_arn))
 
 
 def declare_keys(

@@ -44,9 +44,10 @@ class Tree:
             if not options.read_only and os.fstatvfs(root_fd).f_flag & os.ST_RDONLY:
                 raise MountFailedError(f"the file system of {path} is read-only", hint="mount with -o ro")
             self._lock_fd = lock_tree(root_fd, path, shared=options.read_only)
-            keys, _ = open_tree_keys(keystore, block, path)
+            keys, opened = open_tree_keys(keystore, block, path)
+            keystore.measure(slot.key_arn for slot in block.slots)
             self._cache = DataKeyCache(keystore)
-            self.file_keys = FileKeys(keystore, self._cache, block.tree_id)
+            self.file_keys = FileKeys(keystore, self._cache, block.tree_id, serving=opened.key_arn)
             self.volume = Volume(root_fd, block, keys, self.file_keys, options)
         except BaseException:
             if self._lock_fd >= 0:
@@ -82,6 +83,9 @@ class Tree:
             "tree_id": block.tree_id.hex(),
             "key_arn": block.default_key_arn,
             "region": block.default_key_arn.split(":")[3],
+            "serving_key_arn": self.file_keys.serving,
+            "serving_region": self.file_keys.serving.split(":")[3],
+            "unusable_keys": self.file_keys.unusable(slot.key_arn for slot in block.slots),
             "read_only": self.options.read_only,
             "open_handles": len(self.files),
             "idle_files": len(self.volume.idle),

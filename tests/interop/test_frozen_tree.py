@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,8 @@ class KnownKey:
 
     def is_fast(self, key_arn: str) -> bool:
         return True
+
+    def measure(self, key_arns: Iterable[str] = ()) -> None: ...
 
 
 @dataclass

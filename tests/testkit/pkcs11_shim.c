@@ -14,6 +14,9 @@
  * After kmsfs_shim_die() it is broken until it is initialised again.
  */
 #define _GNU_SOURCE
+#ifndef SOFTHSM
+#define SOFTHSM "libsofthsm2.so"
+#endif
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +94,7 @@ static ulong sign_init(ulong session, mechanism *how, ulong key) {
 void kmsfs_shim_die(void) { dead = 1; }
 
 ulong C_GetFunctionList(function_list **list) {
-    void *softhsm = dlopen("libsofthsm2.so", RTLD_NOW | RTLD_LOCAL);
+    void *softhsm = dlopen(SOFTHSM, RTLD_NOW | RTLD_LOCAL);
     function_list *found;
     if (!softhsm) softhsm = dlopen("/usr/lib/softhsm/libsofthsm2.so", RTLD_NOW | RTLD_LOCAL);
     if (!softhsm) return DEVICE_ERROR;

@@ -5,15 +5,25 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from kmsfs.keystore.softhsm import find_module
+
 SHIM_SOURCE = Path(__file__).with_name("pkcs11_shim.c")
 PIN = "4711-0815"
 
 
-def build_shim(directory: Path) -> Path:
-    """Compile the misbehaving module; KMSFS_SHIM says how it misbehaves, word by word (pkcs11_shim.c)."""
+def build_shim(directory: Path, *, beside_softhsm: bool = False) -> Path:
+    """Compile the misbehaving module; KMSFS_SHIM says how it misbehaves, word by word (pkcs11_shim.c).
+
+    It stands before SoftHSM, of which a process has one instance; before a copy, to serve ``beside_softhsm``.
+    """
+    options = []
+    if beside_softhsm:
+        copy = shutil.copy(find_module(), directory / "libsofthsm2-copy.so")
+        options = [f'-DSOFTHSM="{copy}"']
     module = directory / "pkcs11_shim.so"
     subprocess.run(
-        ["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-O1", "-o", module, SHIM_SOURCE, "-ldl"], check=True
+        ["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-O1", *options, "-o", module, SHIM_SOURCE, "-ldl"],
+        check=True,
     )
     return module
 

@@ -1,6 +1,7 @@
 """What goes wrong around the keystore: PINs, modules, tokens that go away, keys that are not here."""
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -505,7 +506,10 @@ def test_two_tokens_of_one_label(odd: tuple[Keystore, pytest.MonkeyPatch], own_t
 def test_a_slow_module_is_not_called_fast(odd: tuple[Keystore, pytest.MonkeyPatch]) -> None:
     keystore, patch = odd
     patch.setenv("KMSFS_SHIM", "slow")
-    assert not keystore.is_fast(keystore.resolve("alias/main").arn)
+    arn = keystore.resolve("alias/main").arn
+    keystore.measure([arn])
+    assert not keystore.is_fast(arn)
+    assert 0.001 < keystore.distance(arn) < math.inf
 
 
 @pytest.mark.parametrize("how", ["no-gcm", "own-iv"])

@@ -89,7 +89,14 @@ class FileKeys:
 
     def give_back(self, ready: ReadyKey) -> None:
         """A key that was taken for a file that was not written. No checkpoint."""
-        self.pool(ready.wanted).give_back(ready)
+        pool = self._pools.get(ready.wanted)
+        if pool is not None:  # else nobody wants it any more
+            pool.give_back(ready)
+
+    def forget_pools(self) -> None:
+        """Forget all ready keys: files are wanted under other keys from now on. No checkpoint."""
+        self._pools.clear()
+        self._replicas.clear()
 
     def check_slots(self, header: FileHeader, uid: int) -> None:
         """Raise unless some slot of an open file may be used now. Microseconds, no HSM call."""
@@ -209,7 +216,9 @@ class FileKeys:
                 try:
                     # With a slow HSM, who waits for a key waits for at most one that is made ahead of time.
                     step = _FILL_STEP if self._are_fast(pool.callees()) else 1
-                    while await self._run(pool.callees(), partial(pool.fill, step)):
+                    while self._pools.get(pool.wanted) is pool:
+                        if not await self._run(pool.callees(), partial(pool.fill, step)):
+                            break
                         await trio.lowlevel.checkpoint()
                 except KmsfsError:
                     continue  # whoever takes a key gets the reason

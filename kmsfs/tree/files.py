@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from kmsfs.envelope.file_key import OpenedHeader
+    from kmsfs.ids import KeyArn
     from kmsfs.keystore.pool import ReadyKey
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Caller, Volume
@@ -129,14 +130,29 @@ class Files:
             self._volume.idle.add(file)
 
     async def _provide_key(self, file: OpenFile, uid: int) -> None:
-        """Get the data key for the first write now, where the failure can still be told to the caller."""
-        if file.ready is None:
-            directory = file.inode.parent or self._volume.inodes.root
-            ready = await self._volume.file_keys.take(self._volume.wanted_keys(directory), uid)
-            if file.ready is None and file.header is None:
-                file.ready = ready
-            else:
-                self._volume.file_keys.give_back(ready)
+        """Get the data key for the first write now, where the failure can still be told to the caller.
+
+        One under other keys than the file is wanted under by now is exchanged.
+        """
+        while file.header is None and (file.ready is None or file.ready.wanted != self._wanted_keys(file)):
+            spare: ReadyKey | None = await self._volume.file_keys.take(self._wanted_keys(file), uid)
+            if file.header is None:
+                file.ready, spare = spare, file.ready
+            if spare is not None:
+                self._volume.file_keys.give_back(spare)
+
+    def _wanted_keys(self, file: OpenFile) -> tuple[KeyArn, ...]:
+        return self._volume.wanted_keys(file.inode.parent or self._volume.inodes.root)
+
+    async def exchange_keys(self) -> None:
+        """Give the open files that were never written data keys under what they are wanted under now."""
+        for file in {handle.file for handle in self._handles.values()}:
+            if file.ready is not None:
+                file.handles += 1  # it stays open meanwhile
+                try:
+                    await self._provide_key(file, os.getuid())
+                finally:
+                    self._let_go(file)
 
     async def _load(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         fd, writable = self._open_backing(inode, write=write)

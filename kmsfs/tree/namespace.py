@@ -67,6 +67,11 @@ class Namespace:
         ready = await self._volume.file_keys.take(self._volume.wanted_keys(parent), caller.uid)
         try:
             entry = await self._announce(parent, name)
+            while ready.wanted != (wanted := self._volume.wanted_keys(parent)):  # since a moment ago
+                with self._unless_failed(parent, entry):
+                    fresh = await self._volume.file_keys.take(wanted, caller.uid)
+                self._volume.file_keys.give_back(ready)
+                ready = fresh
             return *self._create(parent, entry, mode, caller), ready
         except BaseException:
             self._volume.file_keys.give_back(ready)

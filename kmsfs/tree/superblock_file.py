@@ -129,14 +129,18 @@ def open_tree_keys(keystore: Keystore, block: Superblock, path: Path) -> tuple[T
             problems.append(error)
             continue
         keys = TreeKeys(result.plaintext, block.tree_id)
-        try:
-            keys.verify_superblock(block)
-        except IntegrityError:
-            raise IntegrityError(
-                f"{path}: superblock does not verify", hint="restore kmsfs.tree from a backup"
-            ) from None
+        _verify(keys, block, path)
         return keys, slot
     raise gravest(problems)
+
+
+def _verify(keys: TreeKeys, block: Superblock, path: Path) -> None:
+    try:
+        keys.verify_superblock(block)
+    except IntegrityError:
+        raise IntegrityError(
+            f"{path}: superblock does not verify", hint="restore kmsfs.tree from a backup"
+        ) from None
 
 
 def _nearest_first(keystore: Keystore, slots: Sequence[TreeSlot]) -> Sequence[TreeSlot]:
@@ -144,6 +148,16 @@ def _nearest_first(keystore: Keystore, slots: Sequence[TreeSlot]) -> Sequence[Tr
         return slots
     keystore.measure(slot.key_arn for slot in slots)
     return sorted(slots, key=lambda slot: keystore.distance(slot.key_arn))
+
+
+def reread_superblock(root_fd: int, path: Path, keys: TreeKeys, known: Superblock) -> Superblock:
+    """What a tool has put in the place of an open tree's superblock; IntegrityError unless it is of that tree."""
+    block = read_superblock_at(root_fd, path)
+    _verify(keys, block, path)
+    for name in ("tree_id", "chunk_size", "ro_compat"):
+        if getattr(block, name) != getattr(known, name):
+            raise IntegrityError(f"{path}: {name} of the superblock is not that of the mounted tree")
+    return block
 
 
 def declare_keys(

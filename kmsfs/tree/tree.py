@@ -17,7 +17,13 @@ from kmsfs.tree.file_keys import FileKeys
 from kmsfs.tree.files import Files
 from kmsfs.tree.inspect import describe_directory, describe_file
 from kmsfs.tree.namespace import Namespace
-from kmsfs.tree.superblock_file import lock_tree, open_root, open_tree_keys, read_superblock_at
+from kmsfs.tree.superblock_file import (
+    lock_tree,
+    open_root,
+    open_tree_keys,
+    read_superblock_at,
+    reread_superblock,
+)
 from kmsfs.tree.volume import TreeOptions, Volume
 from kmsfs.tree.xattrs import Xattrs
 
@@ -35,6 +41,7 @@ class Tree:
 
     def __init__(self, keystore: Keystore, path: Path, options: TreeOptions) -> None:
         """Open and lock the tree; raises NotATreeError, FormatError, IntegrityError, TreeBusyError or HSM errors."""
+        self._keystore, self._path = keystore, path
         self._lock_fd = -1
         root_fd = open_root(path)
         try:
@@ -45,7 +52,7 @@ class Tree:
                 raise MountFailedError(f"the file system of {path} is read-only", hint="mount with -o ro")
             self._lock_fd = lock_tree(root_fd, path, shared=options.read_only)
             keys, opened = open_tree_keys(keystore, block, path)
-            keystore.measure(slot.key_arn for slot in block.slots)
+            keystore.measure(block.key_arns)
             self._cache = DataKeyCache(keystore)
             self.file_keys = FileKeys(keystore, self._cache, block.tree_id, serving=opened.key_arn)
             self.volume = Volume(root_fd, block, keys, self.file_keys, options)
@@ -69,6 +76,23 @@ class Tree:
             nursery.start_soon(self.file_keys.keep_audit, FOLLOW_INTERVAL_S)
             nursery.start_soon(self.volume.idle.run)
 
+    async def reload(self) -> None:
+        """Take over the keys of a superblock that a tool has put in the place of this tree's.
+
+        What is made from now on is under them. IntegrityError, and nothing has changed, if it is not an authentic one
+        of this tree. What the keystore raises leaves open files that were never written with data keys under the old
+        keys: then ask again.
+        """
+        volume = self.volume
+        block = await volume.on_disk(reread_superblock, volume.root_fd, self._path, volume.keys, volume.block)
+        if block != volume.block:
+            volume.block = block
+            self.file_keys.forget_pools()
+        await trio.to_thread.run_sync(self._keystore.measure, block.key_arns)
+        if not self.options.read_only:
+            self.file_keys.pool(volume.wanted_keys(volume.inodes.root))
+        await self.files.exchange_keys()
+
     async def close(self) -> None:
         """Seal what is open and give everything back."""
         self.files.release_all()
@@ -85,7 +109,7 @@ class Tree:
             "region": block.default_key_arn.split(":")[3],
             "serving_key_arn": self.file_keys.serving,
             "serving_region": self.file_keys.serving.split(":")[3],
-            "unusable_keys": self.file_keys.unusable(slot.key_arn for slot in block.slots),
+            "unusable_keys": self.file_keys.unusable(block.key_arns),
             "read_only": self.options.read_only,
             "open_handles": len(self.files),
             "idle_files": len(self.volume.idle),

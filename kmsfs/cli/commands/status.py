@@ -35,6 +35,9 @@ def command(as_json: bool) -> None:
         [_row(mount) for mount in mounts],
         empty="nothing is mounted",
     )
+    for mount in mounts:
+        for key_arn, reason in mount.details.get("unusable_keys", {}).items():
+            print_line(f"{mount.entry.mount_point}: {key_arn} cannot be used: {reason}")
     print_line("")
     print_table(
         ["REGION", "TOKEN", "SUITE"],
@@ -50,5 +53,5 @@ def _row(mount: MountStatus) -> list[str]:
         mount.entry.source,
         f"{mount.state.value}{access}",
         str(mount.details.get("pid", "-")),
-        str(mount.details.get("region", "-")),
+        str(mount.details.get("serving_region", "-")),
     ]

@@ -1,10 +1,13 @@
 """A tree under the keys of two regions: one of them is gone, slow, or back again."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import trio
+import trio.lowlevel
 from testkit.posix import Posix, opened
 from testkit.tokens import build_shim, make_softhsm, make_token
 from testkit.trees import declare
@@ -206,3 +209,66 @@ async def test_a_module_that_breaks(
     posix.evict(b"f")
     assert await posix.get(b"f") == b"abc"
     assert posix.tree.about()["serving_key_arn"] == odd_key
+
+
+async def test_a_replica_whose_module_breaks_is_left_out(
+    odd: tuple[Posix, KeyArn, pytest.MonkeyPatch],
+    keystore: Keystore,
+    store: Path,
+    eu_key: KeyArn,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    posix, odd_key, patch = odd
+    declare(keystore, store, eu_key, odd_key)
+    await posix.tree.reload()
+    patch.setenv("KMSFS_SHIM", "broken")
+    for name in (b"1", b"2", b"3"):
+        await posix.put(name, b"n")
+        assert slots(posix, name) == [eu_key]
+    assert sum(str(odd_key) in message for message in caplog.messages) == 1
+    patch.delenv("KMSFS_SHIM")
+    keystore.measure_again()
+    await posix.put(b"4", b"n")
+    assert slots(posix, b"4") == [eu_key, odd_key]
+
+
+async def test_what_was_made_before_a_replica_came_is_made_anew(
+    both: Posix, gone: Gone, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    """In the background, so that nobody who creates a file waits for it."""
+    put_back = gone.take(US, us_key)
+    both.pool().fill(500)
+    put_back()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(both.tree.file_keys.follow, 0.01)
+        while len(both.pool()):
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(both.tree.file_keys.keep_filled)
+        while len(both.pool()) < 500:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    before = both.keystore.hsm_calls
+    await both.put(b"new", b"n")
+    assert both.keystore.hsm_calls == before
+    assert slots(both, b"new") == [eu_key, us_key]
+
+
+async def test_what_stops_and_begins_to_answer_is_logged_once(
+    both: Posix, us_key: KeyArn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kmsfs.tree")
+    both.pool()
+    put_back = Gone(both.keystore, "away").take(US, us_key)
+
+    async def logged(text: str) -> None:
+        while not any(text in message for message in caplog.messages):
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(both.tree.file_keys.follow, 0.01)
+        await logged("does not answer: token")
+        put_back()
+        await logged("answers again")
+        nursery.cancel_scope.cancel()
+    told = [message for message in caplog.messages if message.startswith(f"region {US} ")]
+    assert len(told) == 2

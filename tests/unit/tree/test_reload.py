@@ -1,0 +1,127 @@
+"""A tool changes the keys of an open tree: what is made from then on is under them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from testkit.posix import Posix
+from testkit.trees import declare
+
+from kmsfs.errors import FormatError, IntegrityError, KeyDisabledError, NotATreeError
+from kmsfs.format.blob import parse_blob_head
+from kmsfs.ids import KeyArn
+from kmsfs.keystore.service import Keystore
+from kmsfs.tree.superblock_file import create_tree
+
+
+def slots(posix: Posix, path: bytes) -> list[KeyArn]:
+    return [parse_blob_head(blob).key_arn for blob in posix.copies(path)[0].slots]
+
+
+async def test_new_files_are_under_the_keys_of_the_superblock(
+    posix: Posix, keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    for at, wanted in enumerate([(eu_key, us_key), (us_key, eu_key), (us_key,)]):
+        declare(keystore, store, *wanted)
+        await posix.tree.reload()
+        await posix.put(b"%d" % at, b"x")
+        assert slots(posix, b"%d" % at) == list(wanted)
+        assert posix.tree.about()["key_arn"] == wanted[0]
+
+
+async def test_pools_that_are_not_wanted_any_more_are_dropped(
+    posix: Posix, keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    posix.pool().fill(20)
+    assert posix.tree.file_keys.ready_count == 20
+    declare(keystore, store, us_key)
+    await posix.tree.reload()
+    assert posix.tree.file_keys.ready_count == 0
+    posix.pool().fill(3)
+    await posix.tree.reload()
+    assert posix.tree.file_keys.ready_count == 3, "the same superblock again"
+
+
+async def test_a_file_that_waits_for_its_first_write_gets_another_key(
+    posix: Posix, keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    """Else its content would be lost with the key that the tree is taken from."""
+    handle = await posix.create(b"f")
+    declare(keystore, store, us_key)
+    await posix.tree.reload()
+    keystore.disable_key(eu_key)
+    posix.write(handle, 0, b"abc")
+    posix.close(handle)
+    assert slots(posix, b"f") == [us_key]
+    await posix.reopen()
+    assert await posix.get(b"f") == b"abc"
+
+
+async def test_a_reload_that_cannot_make_data_keys_is_repeated(
+    posix: Posix, keystore: Keystore, store: Path, us_key: KeyArn
+) -> None:
+    handle = await posix.create(b"f")
+    declare(keystore, store, us_key)
+    keystore.disable_key(us_key)
+    with pytest.raises(KeyDisabledError):
+        await posix.tree.reload()
+    keystore.enable_key(us_key)
+    await posix.tree.reload()
+    posix.write(handle, 0, b"abc")
+    posix.close(handle)
+    assert slots(posix, b"f") == [us_key]
+
+
+async def test_a_creation_under_way_ends_under_the_new_keys(
+    posix: Posix, keystore: Keystore, store: Path, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace, go = posix.tree.namespace, trio.Event()
+    real = namespace._announce
+
+    async def held(*arguments: object) -> bytes:
+        await go.wait()
+        return await real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(namespace, "_announce", held)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(posix.put, b"f", b"abc")
+        await trio.testing.wait_all_tasks_blocked()
+        declare(keystore, store, us_key)
+        await posix.tree.reload()
+        go.set()
+    assert slots(posix, b"f") == [us_key]
+
+
+@pytest.mark.parametrize("what", ["edited", "another tree's", "another chunk size", "not JSON", "gone"])
+async def test_a_superblock_that_is_not_the_trees_is_refused(
+    posix: Posix, keystore: Keystore, store: Path, tmp_path: Path, eu_key: KeyArn, us_key: KeyArn, what: str
+) -> None:
+    before = posix.tree.volume.block
+    path = store / "kmsfs.tree"
+    raw = path.read_bytes()
+    if what == "edited":
+        members = json.loads(raw)
+        members["default_key_arn"] = us_key
+        path.write_bytes(json.dumps(members, sort_keys=True, separators=(",", ":")).encode())
+    elif what == "another tree's":
+        create_tree(keystore, tmp_path / "other", us_key)
+        path.write_bytes((tmp_path / "other" / "kmsfs.tree").read_bytes())
+    elif what == "another chunk size":
+        sealed = posix.tree.volume.keys.seal_superblock(
+            type(before)(before.tree_id, 65536, us_key, before.slots)
+        )
+        path.write_bytes(sealed.pack())
+    elif what == "not JSON":
+        path.write_bytes(b"superblock")
+    else:
+        os.unlink(path)
+    with pytest.raises((IntegrityError, FormatError, NotATreeError)) as caught:
+        await posix.tree.reload()
+    assert str(store) in str(caught.value)
+    assert posix.tree.volume.block is before
+    await posix.put(b"f", b"abc")
+    assert slots(posix, b"f") == [eu_key]
+    path.write_bytes(raw)

@@ -123,13 +123,18 @@ def newest_unverified(raw: bytes) -> FileHeader:
     return newest
 
 
-def _authenticate(copy: bytes, header: FileHeader, data_key: bytes) -> FileKeys:
-    keys = derive_file_keys(data_key, header.file_id, header.suite, header.chunk_size)
+def check_header(copy: bytes, header: FileHeader, keys: FileKeys) -> None:
+    """Raise IntegrityError unless a copy, parsed as ``header``, is one of the file with these keys."""
     covered, mac = header_mac(copy)
     if not equal(keys.commitment, header.commitment):
         raise IntegrityError("data key does not match the commitment in the file header")
     if not equal(hmac_sha256(keys.header_mac_key, covered), mac):
         raise IntegrityError("file header does not verify")
+
+
+def _authenticate(copy: bytes, header: FileHeader, data_key: bytes) -> FileKeys:
+    keys = derive_file_keys(data_key, header.file_id, header.suite, header.chunk_size)
+    check_header(copy, header, keys)
     return keys
 
 

@@ -130,7 +130,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """renameat2(2)."""
         old, new = self._inodes.get(parent_inode_old), self._inodes.get(parent_inode_new)
-        await renames.rename(self._volume, old, name_old, new, name_new, flags)
+        await renames.rename(self._volume, self._files, (old, name_old), (new, name_new), flags, ctx.uid)
 
     @guarded
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:

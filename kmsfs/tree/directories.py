@@ -13,6 +13,8 @@ import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import trio
+
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.envelope.tree_key import LONG_PREFIX, MAX_NAME, SIDECAR_SUFFIX, TreeKeys, entry_name
 from kmsfs.errors import FormatError, IntegrityError
@@ -44,6 +46,7 @@ class Directories:
         self._keys = keys
         self._fds: OrderedDict[Inode, int] = OrderedDict()
         self._reported: set[tuple[int, int]] = set()
+        self.changing = trio.Lock()  # held by whoever replaces records: a move, the making of a zone
 
     # --- descriptors --------------------------------------------------------------------------------
 

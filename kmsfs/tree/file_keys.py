@@ -8,19 +8,27 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 import trio.lowlevel
 
-from kmsfs.envelope.file_key import OpenedHeader, gravest, open_header
-from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
+from kmsfs.crypto.kdf import equal
+from kmsfs.envelope.file_key import OpenedHeader, derive_file_keys, gravest, open_header
+from kmsfs.errors import (
+    FormatError,
+    IntegrityError,
+    InvalidCiphertextError,
+    InvalidRequestError,
+    KmsfsError,
+)
 from kmsfs.format import aad
 from kmsfs.format.blob import parse_blob_head
 from kmsfs.keystore.audit import DONE
 from kmsfs.keystore.pool import DataKeyPool, ReadyKey
 from kmsfs.keystore.replica import Replica
+from kmsfs.tree.rekey import heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +43,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 OPEN_FILE: Final = "kmsfs:OpenFile"
 CREATE_FILE: Final = "kmsfs:CreateFile"
+MOVE_FILE: Final = "kmsfs:MoveFile"
 _FILL_STEP = 16  # keys made between two checkpoints: under a millisecond on a fast HSM
 
 
@@ -66,6 +75,13 @@ class FileKeys:
         if pool.low:
             self._fill_wanted.set()
         return ready
+
+    async def require(self, wanted: tuple[KeyArn, ...], uid: int) -> None:
+        """Raise unless files can be made under these keys now, and opened again."""
+        if self._keystore.resolve(wanted[0]).arn != wanted[0]:
+            raise InvalidRequestError(f"{wanted[0]} is not the ARN of a key")
+        self._keystore.check_usable(wanted[0], pairs=aad.files_context(self._tree_id))
+        self.give_back(await self.take(wanted, uid))
 
     def pool(self, wanted: tuple[KeyArn, ...]) -> DataKeyPool:
         """The pool of a zone's CMK and the replicas'."""
@@ -174,6 +190,53 @@ class FileKeys:
             return self._keystore.distance(parse_blob_head(blob).key_arn)
         except FormatError:
             return math.inf
+
+    async def rewrap(self, header: FileHeader, wanted: tuple[KeyArn, ...], uid: int) -> tuple[bytes, ...]:
+        """Slots of an authentic header's data key under other keys; those that are there already are kept.
+
+        As for a new file, the first key must answer, and a replica that does not is left out.
+        """
+        call = partial(self._rewrap, header, wanted)
+        try:
+            try:
+                fast = self._are_fast([head.key_arn for head in heads(header.slots)] + list(wanted))
+            except KmsfsError:  # of a key that may not be needed
+                fast = False
+            slots = call() if fast else await trio.to_thread.run_sync(call, limiter=self._lane)
+        except KmsfsError as error:
+            self._count(uid, MOVE_FILE, wanted[0], type(error).__name__)
+            raise
+        self._count(uid, MOVE_FILE, wanted[0])
+        return slots
+
+    def _rewrap(self, header: FileHeader, wanted: tuple[KeyArn, ...]) -> tuple[bytes, ...]:
+        context = aad.file_context(self._tree_id, header.file_id)
+        self._keystore.check_usable(wanted[0], "ReEncryptTo", context)
+        data_key = cache(partial(self._data_key, header))
+        slots = [self._kept(header, wanted[0]) or self._keystore.rewrap(wanted[0], data_key(), context).blob]
+        for key_arn in wanted[1:]:
+            kept = self._kept(header, key_arn)
+            wrapped = None if kept else self._replica(key_arn).wrap([data_key()], [context])
+            slots += [kept] if kept else [slot.blob for slot in wrapped or ()]
+        return tuple(slots)
+
+    def _data_key(self, header: FileHeader) -> bytes:
+        data_key = self._unwrap([], header, wait=True)
+        keys = derive_file_keys(data_key, header.file_id, header.suite, header.chunk_size)
+        if not equal(keys.commitment, header.commitment):  # a slot under it would be of no use
+            raise IntegrityError(f"file {header.file_id.hex()}: a slot of its header holds another data key")
+        return data_key
+
+    def _kept(self, header: FileHeader, key_arn: KeyArn) -> bytes | None:
+        """The slot under a key's current material, or under any if the key cannot be asked for it."""
+        material_id = None
+        with suppress(KmsfsError):
+            material_id = self._keystore.resolve(key_arn).current_material_id
+        for blob in header.slots:
+            head = parse_blob_head(blob)
+            if head.key_arn == key_arn and material_id in (None, head.material_id):
+                return blob
+        return None
 
     async def _run(self, callees: list[KeyArn], call: Callable[[], _T]) -> _T:
         if self._are_fast(callees):

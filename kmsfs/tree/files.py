@@ -56,7 +56,7 @@ class Files:
         write = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if write:
             await self._volume.idle.room()
-        file = await self._acquire(inode, caller.uid, write=write)
+        file = await self.acquire(inode, caller.uid, write=write)
         try:
             if flags & os.O_TRUNC and file.size:
                 await self._truncate(file, 0)
@@ -65,7 +65,7 @@ class Files:
             if drops and flags & os.O_TRUNC:
                 os.fchmod(file.fd, _without_privileges(mode))
         except BaseException:
-            self._let_go(file)
+            self.let_go(file)
             raise
         return self._new_handle(Handle(file, drops_privileges=drops)), drops
 
@@ -81,7 +81,7 @@ class Files:
 
     def release(self, number: int) -> None:
         """Close a handle. No checkpoint."""
-        self._let_go(self._handles.pop(number).file)
+        self.let_go(self._handles.pop(number).file)
 
     def release_all(self) -> None:
         """Close the handles that a lazily detached mount leaves behind. No checkpoint."""
@@ -99,7 +99,7 @@ class Files:
         self._handles[self._next] = handle
         return self._next
 
-    async def _acquire(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
+    async def acquire(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         """The open file of an inode, with one more handle counted."""
         if write and self._volume.options.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -117,11 +117,12 @@ class Files:
             if write and file.header is None:
                 await self._provide_key(file, uid)
         except BaseException:
-            self._let_go(file)
+            self.let_go(file)
             raise
         return file
 
-    def _let_go(self, file: OpenFile) -> None:
+    def let_go(self, file: OpenFile) -> None:
+        """Give back what ``acquire`` counted. No checkpoint."""
         file.handles -= 1
         if file.handles == 0:
             if file.ready is not None:
@@ -152,7 +153,7 @@ class Files:
                 try:
                     await self._provide_key(file, os.getuid())
                 finally:
-                    self._let_go(file)
+                    self.let_go(file)
 
     async def _load(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         fd, writable = self._open_backing(inode, write=write)
@@ -171,6 +172,7 @@ class Files:
                 if opened.header.read_only_flags:
                     file.writable = False  # nor is it ever sealed or mended
                 recovery.adopt(file, opened, os.fstat(fd).st_size)
+                file.durable_copy = self._volume.swapping.get(inode.key, file.durable_copy)
         except BaseException:
             os.close(fd)
             raise
@@ -276,7 +278,7 @@ class Files:
         try:
             await self._set_size(file, size, caller)
         finally:
-            self._let_go(file)
+            self.let_go(file)
 
     async def _set_size(self, file: OpenFile, size: int, caller: Caller) -> None:
         await self._truncate(file, size)
@@ -293,11 +295,11 @@ class Files:
 
     @asynccontextmanager
     async def _using(self, inode: Inode, uid: int) -> AsyncIterator[OpenFile]:
-        file = await self._acquire(inode, uid, write=True)
+        file = await self.acquire(inode, uid, write=True)
         try:
             yield file
         finally:
-            self._let_go(file)
+            self.let_go(file)
 
     async def _truncate(self, file: OpenFile, size: int) -> None:
         if size < file.size:

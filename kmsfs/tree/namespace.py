@@ -113,24 +113,26 @@ class Namespace:
         return self.known(parent, entry, self._status(parent, entry))
 
     async def link(self, inode: Inode, parent: Inode, name: bytes) -> Entry:
-        """link(2)."""
+        """link(2). A file is under the keys of one zone, so all its names are in it: OSError(EXDEV) otherwise."""
         entry = await self._announce(parent, name)
+        with self._unless_failed(parent, entry):
+            self._link(inode, parent, entry)
+        return self.known(parent, entry, self._status(parent, entry))
+
+    def _link(self, inode: Inode, parent: Inode, entry: bytes) -> None:
         if inode.parent is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        wanted = self._volume.wanted_keys
+        if inode.kind == stat.S_IFREG and wanted(parent) != wanted(inode.parent):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         old_entry, source_fd = self._volume.place(inode, inode.parent)
         source_fd = os.dup(source_fd)  # opening the other one may evict it
         try:
-            with self._unless_failed(parent, entry):
-                os.link(
-                    old_entry,
-                    entry,
-                    src_dir_fd=source_fd,
-                    dst_dir_fd=self._directories.fd(parent),
-                    follow_symlinks=False,
-                )
+            parent_fd = self._directories.fd(parent)
+            os.link(old_entry, entry, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            self._volume.moved.add(parent, entry)
         finally:
             os.close(source_fd)
-        return self.known(parent, entry, self._status(parent, entry))
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Entry:
         """mkdir(2). The record is durable before the directory has its name: there is no directory without one."""

@@ -345,11 +345,12 @@ class OpenFile:
 
     # --- header ----------------------------------------------------------------------------------------
 
-    def put_header(self, *, dirty: bool, sealed_length: int) -> None:
+    def put_header(self, *, dirty: bool, sealed_length: int, slots: tuple[bytes, ...] | None = None) -> None:
         """Write the next generation, never over the copy that is known to be durable. Makes nothing durable."""
         assert self.header is not None and self.keys is not None  # noqa: S101, PT018 - callers made them
         header = next_header(
             self.header,
+            slots=self.header.slots if slots is None else slots,
             dirty=dirty,
             sealed_length=sealed_length,
             chunk_writes=self.chunk_writes + (WRITE_RESERVE if dirty else 0),

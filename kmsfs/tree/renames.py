@@ -1,7 +1,8 @@
 """rename(2) and renameat2(2).
 
 A directory that changes its parent first gets a record that names both parents, durably, then moves, then gets a record
-that names the new one: a stop at any point leaves a tree that reads (docs/format.md section 6).
+that names the new one: a stop at any point leaves a tree that reads (docs/format.md section 6). A file that goes into
+another zone is wrapped under that zone's keys as well, moves, and loses the old slots (crossings.py).
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import errno
 import logging
 import os
 import stat
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from kmsfs.envelope.tree_key import entry_name
+from kmsfs.errors import KmsfsError
 from kmsfs.format.directory import NO_DIRECTORY, DirectoryRecord
 from kmsfs.storage import backing
 from kmsfs.storage.backing import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from kmsfs.tree.crossings import Crossing
 from kmsfs.tree.directories import write_sidecar
 from kmsfs.tree.namespace import Removal, set_aside
 
 if TYPE_CHECKING:
     from kmsfs.ids import DirId
+    from kmsfs.tree.files import Files
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.volume import Volume
 
@@ -65,50 +70,114 @@ class Place:
 
 
 async def rename(
-    volume: Volume, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
+    volume: Volume, files: Files, old: tuple[Inode, bytes], new: tuple[Inode, bytes], flags: int, uid: int
 ) -> None:
-    """renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE and RENAME_WHITEOUT."""
+    """renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE and RENAME_WHITEOUT, on behalf of a user."""
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    source = Place.at(volume, parent, name)
+    source = Place.at(volume, *old)
     try:
-        target = Place.at(volume, new_parent, new_name)
+        target = Place.at(volume, *new)
         try:
-            await _rename(volume, source, target, flags)
+            if _is_done(source, target, flags):
+                return
+            crossings = _crossings(volume, files, source, target, flags, uid)
+            if target.entry != target.encrypted and target.status is None:
+                await trio.to_thread.run_sync(write_sidecar, target.fd, target.entry, target.encrypted)
+            async with (
+                volume.directories.changing if _moves_directory(source, target, flags) else nullcontext()
+            ):
+                await _rename(volume, source, target, flags, crossings)
         finally:
             os.close(target.fd)
     finally:
         os.close(source.fd)
 
 
-async def _rename(volume: Volume, source: Place, target: Place, flags: int) -> None:
+def _is_done(source: Place, target: Place, flags: int) -> bool:
+    """Refuse what cannot be; True if there is nothing to do."""
     if source.status is None or (flags & RENAME_EXCHANGE and target.status is None):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     if flags & RENAME_NOREPLACE and target.status is not None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     if source.same_object(target):
-        return  # rename(2): two links to one file: nothing happens
+        return True  # rename(2): two links to one file: nothing happens
     if not flags & RENAME_EXCHANGE and target.status is not None:
         _check_kinds(source, target)
-    if target.entry != target.encrypted and target.status is None:
-        await trio.to_thread.run_sync(write_sidecar, target.fd, target.entry, target.encrypted)
+    return False
+
+
+async def _rename(
+    volume: Volume, source: Place, target: Place, flags: int, crossings: list[Crossing]
+) -> None:
     moves = _moves(volume, source, target, exchange=bool(flags & RENAME_EXCHANGE))
     try:
         for move in moves:
             await trio.to_thread.run_sync(move.announce)
+        while not all(crossing.is_prepared() for crossing in crossings):
+            for crossing in crossings:
+                await crossing.prepare()
+        # No checkpoint: what is prepared stays so until the names have changed.
         if flags & RENAME_EXCHANGE:
             backing.rename(source.entry, source.fd, target.entry, target.fd, flags)
-            _exchanged(source, target)
+            _exchanged(volume, source, target)
         else:
             _replace(volume, source, target, flags)
-    except OSError:
-        for move in moves:
-            await trio.to_thread.run_sync(move.cancel)
-        volume.directories.retire(target.parent, target.entry)
+    except (OSError, KmsfsError, trio.Cancelled):
+        with trio.CancelScope(shield=True):
+            for move in moves:
+                await trio.to_thread.run_sync(move.cancel)
+            for crossing in crossings:
+                await crossing.cancel()
+            volume.directories.retire(target.parent, target.entry)
         raise
     for move in moves:
         move.inode_moved()
         await trio.to_thread.run_sync(move.finish)
+    for crossing in crossings:
+        await crossing.finish()
+
+
+def _moves_directory(source: Place, target: Place, flags: int) -> bool:
+    """Whether the record of a directory will be replaced."""
+    exchanged = bool(flags & RENAME_EXCHANGE) and target.is_directory()
+    return source.parent is not target.parent and (source.is_directory() or exchanged)
+
+
+def _crossings(
+    volume: Volume, files: Files, source: Place, target: Place, flags: int, uid: int
+) -> list[Crossing]:
+    """The files that go into another zone. OSError(EXDEV) for what cannot: then mv(1) copies."""
+    if volume.wanted_keys(source.parent) == volume.wanted_keys(target.parent):
+        return []
+    crossings = []
+    for place, parent in [(source, target.parent), (target, source.parent)][
+        : 1 + bool(flags & RENAME_EXCHANGE)
+    ]:
+        status = place.status
+        assert status is not None  # noqa: S101 - _is_done has looked
+        if stat.S_ISDIR(status.st_mode) and not _is_zone(volume, place):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        if stat.S_ISREG(status.st_mode):
+            if status.st_nlink > 1:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            inode = place.inode or volume.inodes.of(status)
+            inode.place(place.parent, place.entry, status.st_nlink)
+            place.inode = inode
+            crossings.append(Crossing(volume, files, inode, parent, uid))
+    return crossings
+
+
+def _is_zone(volume: Volume, place: Place) -> bool:
+    """Whether a directory names its key itself, so that it does not matter where it stands."""
+    directories = volume.directories
+    if place.inode is not None:
+        return bool(directories.record(place.inode).zone)
+    fd = backing.open_directory(place.entry, place.fd)
+    try:
+        return bool(directories.read_record(fd, directories.record(place.parent).dir_id).zone)
+    finally:
+        os.close(fd)
 
 
 def _check_kinds(source: Place, target: Place) -> None:
@@ -136,11 +205,12 @@ def _replace(volume: Volume, source: Place, target: Place, flags: int) -> None:
         volume.directories.purge(aside, target.fd)
     if removal is not None:
         removal.done()
-    _moved(source.inode, source, target)
+    _moved(volume, source.inode, source, target)
     volume.directories.retire(source.parent, source.entry)  # not after a whiteout: the entry is there
 
 
-def _moved(inode: Inode | None, old: Place, new: Place) -> None:
+def _moved(volume: Volume, inode: Inode | None, old: Place, new: Place) -> None:
+    volume.moved.add(new.parent, new.entry)
     if inode is not None:
         inode.displace(old.parent, old.entry)
         inode.parent, inode.name = new.parent, new.entry
@@ -148,9 +218,9 @@ def _moved(inode: Inode | None, old: Place, new: Place) -> None:
             inode.links.add((new.parent, new.entry))
 
 
-def _exchanged(source: Place, target: Place) -> None:
-    _moved(source.inode, source, target)
-    _moved(target.inode, target, source)
+def _exchanged(volume: Volume, source: Place, target: Place) -> None:
+    _moved(volume, source.inode, source, target)
+    _moved(volume, target.inode, target, source)
 
 
 class Move:

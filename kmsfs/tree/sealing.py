@@ -116,6 +116,11 @@ class IdleFiles:
         async with self._round_done:
             self._round_done.notify_all()
 
+    async def sync_store(self) -> bool:
+        """Make all of the store durable; False if that cannot be vouched for."""
+        await self._sync()
+        return not self._store_failed
+
     async def _sync(self) -> None:
         try:
             await trio.to_thread.run_sync(syncfs, self._root_fd)

@@ -13,7 +13,8 @@ import trio
 from kmsfs.format.layout import plain_size
 from kmsfs.storage.backing import is_memory_backed
 from kmsfs.tree.directories import Directories
-from kmsfs.tree.inodes import Inode, InodeTable
+from kmsfs.tree.inodes import Inode, InodeTable, Key
+from kmsfs.tree.moved import MovedPaths
 from kmsfs.tree.sealing import IdleFiles
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Volume:
         self.inodes = InodeTable(os.fstat(root_fd))
         self.directories = Directories(self.inodes.root, root_fd, keys)
         self.idle = IdleFiles(root_fd, self.released, max_unsealed=options.max_unsealed)
+        self.moved = MovedPaths()
+        self.swapping: dict[Key, int] = {}  # files not open that get a new header: which copy is durable
         self.directories.record(self.inodes.root)  # a tree without its root record is refused at once
 
     async def on_disk(self, call: Callable[..., _T], *args: object) -> _T:
@@ -113,13 +116,17 @@ class Volume:
 
     def wanted_keys(self, directory: Inode) -> tuple[KeyArn, ...]:
         """The CMKs that files of a directory are to be wrapped under; the nearest zone at or above it decides."""
+        return self.block.wanted_keys(self.zone(directory))
+
+    def zone(self, directory: Inode) -> str:
+        """The key of the nearest zone at or above a directory, or nothing."""
         at: Inode | None = directory
         while at is not None:
             zone = self.directories.record(at).zone
             if zone:
-                return self.block.wanted_keys(zone)
+                return zone
             at = at.parent
-        return self.block.wanted_keys("")
+        return ""
 
     def gone(self, inode: Inode, status: os.stat_result) -> None:
         """The last name of ``inode`` was removed; ``status`` is from just before."""

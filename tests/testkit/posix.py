@@ -14,8 +14,10 @@ from typing import Any
 
 import trio
 
+from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.header import FileHeader
 from kmsfs.format.layout import HEADER_COPY_SIZE
+from kmsfs.ids import KeyArn
 from kmsfs.keystore.pool import DataKeyPool
 from kmsfs.keystore.service import Keystore
 from kmsfs.tree import attributes, renames, symlinks
@@ -23,6 +25,7 @@ from kmsfs.tree.inodes import Inode
 from kmsfs.tree.listing import Listing
 from kmsfs.tree.tree import Tree
 from kmsfs.tree.volume import TreeOptions
+from kmsfs.tree.zones import set_zone
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,9 @@ class Posix:
         self._seen.clear()
         self.tree = Tree(self.keystore, self.path, TreeOptions(**options) if options else self.options)
 
-    def pool(self) -> DataKeyPool:
-        """The pool of ready keys for files of the root."""
-        volume = self.tree.volume
-        return self.tree.file_keys.pool(volume.wanted_keys(volume.inodes.root))
+    def pool(self, path: bytes = b"") -> DataKeyPool:
+        """The pool of ready keys for files of a directory."""
+        return self.tree.file_keys.pool(self.tree.volume.wanted_keys(self.find(path)))
 
     # --- names -------------------------------------------------------------------------------------------
     def find(self, path: bytes) -> Inode:
@@ -128,9 +130,8 @@ class Posix:
 
     async def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """renameat2(2)."""
-        parent, name = self.parent(old)
-        new_parent, new_name = self.parent(new)
-        await renames.rename(self.tree.volume, parent, name, new_parent, new_name, flags)
+        ends = self.parent(old), self.parent(new)
+        await renames.rename(self.tree.volume, self.tree.files, *ends, flags, ROOT.uid)
 
     def unlink(self, path: bytes) -> None:
         """unlink(2)."""
@@ -239,6 +240,17 @@ class Posix:
         """Both header copies of a file as they are on the store, not authenticated."""
         raw = self.backing(path).read_bytes()
         return [FileHeader.parse(raw[at : at + HEADER_COPY_SIZE]) for at in (0, HEADER_COPY_SIZE)]
+
+    def slot_keys(self, path: bytes) -> list[KeyArn]:
+        """The keys of a file's slots, which are the same in both header copies."""
+        first, second = self.copies(path)
+        assert first.slots == second.slots
+        return [parse_blob_head(blob).key_arn for blob in first.slots]
+
+    async def make_zone(self, path: bytes, key_arn: str) -> None:
+        """``kmsfs zone create``, or with an empty name of a key ``zone remove``."""
+        entries = self.backing(path).relative_to(self.path).parts
+        await set_zone(self.tree, [os.fsencode(entry) for entry in entries], key_arn)
 
     async def seal(self) -> None:
         """Two rounds: everything idle gets both copies clean."""

@@ -1,0 +1,126 @@
+"""Zones: which key a new file gets, and how a zone is made and removed."""
+
+import errno
+import os
+import stat
+
+import pytest
+import trio
+from testkit.posix import Posix
+
+from kmsfs.errors import InvalidRequestError, KeyDisabledError, KeyNotFoundError, KmsfsError
+from kmsfs.ids import KeyArn
+from kmsfs.keystore.service import Keystore
+from kmsfs.tree.zones import Zone, set_zone, zone_at, zones_below
+
+LONG = b"z" * 200  # its encrypted name stands in a sidecar
+NOWHERE = "arn:aws:kms:us-east-1:000000000000:key/12345678-1234-1234-1234-123456789012"
+
+
+async def test_new_files_are_under_the_nearest_zone(posix: Posix, eu_key: KeyArn, us_key: KeyArn) -> None:
+    for path in (LONG, LONG + b"/in", LONG + b"/in/eu"):
+        await posix.mkdir(path)
+    await posix.put(LONG + b"/in/before", b"1")
+    await posix.make_zone(LONG, us_key)
+    await posix.make_zone(LONG + b"/in/eu", eu_key)
+    for _ in range(2):
+        for directory, key in [(b"", eu_key), (b"/in", us_key), (b"/in/eu", eu_key)]:
+            path = (LONG + directory if directory else b"") + b"/f"
+            await posix.put(path, b"abc")
+            assert posix.slot_keys(path) == [key]
+            posix.unlink(path)
+        await posix.reopen()
+    assert posix.slot_keys(LONG + b"/in/before") == [eu_key]
+    assert list(zones_below(posix.path)) == [
+        Zone(os.fspath(posix.backing(LONG).relative_to(posix.path)), us_key),
+        Zone(os.fspath(posix.backing(LONG + b"/in/eu").relative_to(posix.path)), eu_key),
+    ]
+    assert zone_at(posix.backing(LONG + b"/in/before"), posix.path) == us_key
+    assert zone_at(posix.path, posix.path) == ""
+    await posix.make_zone(LONG, "")
+    await posix.put(LONG + b"/in/after", b"1")
+    assert posix.slot_keys(LONG + b"/in/after") == [eu_key]
+
+
+async def test_the_root_can_be_a_zone(posix: Posix, us_key: KeyArn) -> None:
+    await posix.make_zone(b"", us_key)
+    await posix.put(b"f", b"abc")
+    assert posix.slot_keys(b"f") == [us_key]
+    assert list(zones_below(posix.path)) == [Zone(".", us_key)]
+
+
+async def test_making_a_zone_leaves_the_times_of_the_directory(posix: Posix, us_key: KeyArn) -> None:
+    await posix.mkdir(b"zone")
+    posix.utime(b"zone", 1, 2)
+    await posix.make_zone(b"zone", us_key)
+    assert posix.stat(b"zone").st_mtime_ns == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        ("disabled", KeyDisabledError),
+        (NOWHERE, KeyNotFoundError),
+        ("alias/files", InvalidRequestError),
+        ("no key at all", KmsfsError),
+    ],
+)
+async def test_a_key_that_nothing_can_be_made_under_makes_no_zone(
+    posix: Posix, keystore: Keystore, us_key: KeyArn, eu_key: KeyArn, key: str, error: type[KmsfsError]
+) -> None:
+    await posix.mkdir(b"zone")
+    if key == "disabled":
+        keystore.disable_key(us_key)
+    with pytest.raises(error):
+        await posix.make_zone(b"zone", us_key if key == "disabled" else key)
+    assert list(zones_below(posix.path)) == []
+    await posix.put(b"zone/f", b"abc")
+    assert posix.slot_keys(b"zone/f") == [eu_key]
+
+
+async def test_only_directories_are_zones(posix: Posix, us_key: KeyArn) -> None:
+    await posix.put(b"f", b"abc")
+    with pytest.raises(NotADirectoryError):
+        await posix.make_zone(b"f", us_key)
+    with pytest.raises(FileNotFoundError):
+        await set_zone(posix.tree, [b"nothing"], us_key)
+
+
+async def test_a_zone_of_a_read_only_tree_stays(posix: Posix, us_key: KeyArn) -> None:
+    await posix.mkdir(b"zone")
+    await posix.reopen(read_only=True)
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        await posix.make_zone(b"zone", us_key)
+
+
+async def test_a_zone_whose_key_is_unusable_only_refuses_to_make_files(
+    posix: Posix, keystore: Keystore, us_key: KeyArn
+) -> None:
+    await posix.mkdir(b"zone")
+    await posix.make_zone(b"zone", us_key)
+    await posix.put(b"zone/f", b"abc")
+    await posix.reopen()
+    keystore.disable_key(us_key)
+    for attempt in (posix.put(b"zone/new", b"x"), posix.get(b"zone/f")):
+        with pytest.raises(KeyDisabledError):
+            await attempt
+    await posix.mkdir(b"zone/d")
+    await posix.symlink(b"zone/s", b"target")
+    await posix.mknod(b"zone/p", stat.S_IFIFO | 0o600)
+    await posix.rename(b"zone/f", b"zone/d/g")
+    assert posix.size(b"zone/d/g") == 3
+    assert await posix.names(b"zone") == [b"d", b"p", b"s"]
+    posix.unlink(b"zone/d/g")
+    await posix.make_zone(b"zone", "")
+    await posix.put(b"zone/new", b"x")
+
+
+async def test_a_move_of_the_directory_meanwhile_keeps_the_zone(posix: Posix, us_key: KeyArn) -> None:
+    for path in (b"a", b"a/zone", b"b"):
+        await posix.mkdir(path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(posix.make_zone, b"a/zone", us_key)
+        nursery.start_soon(posix.rename, b"a/zone", b"b/zone")
+    await posix.reopen()
+    await posix.put(b"b/zone/f", b"abc")
+    assert posix.slot_keys(b"b/zone/f") == [us_key]

@@ -76,7 +76,7 @@ def guarded(handler: _F) -> _F:
             raise pyfuse3.FUSEError(errno_of(error)) from None
         except Exception as error:
             # The traceback shows code, never values; the message could, so only its type is logged.
-            log.error("%s: unexpected %s", handler.__name__, type(error).__name__, exc_info=_places(error))
+            log.error("%s: unexpected %s", handler.__name__, type(error).__name__, exc_info=places(error))
             raise pyfuse3.FUSEError(errno.EIO) from None
         finally:
             in_flight.count -= 1
@@ -84,5 +84,6 @@ def guarded(handler: _F) -> _F:
     return guard  # type: ignore[return-value]
 
 
-def _places(error: BaseException) -> tuple[type[Exception], Exception, Any]:
+def places(error: BaseException) -> tuple[type[Exception], Exception, Any]:
+    """What may be logged of an error that is a bug: where it happened."""
     return RuntimeError, RuntimeError("see the places above"), error.__traceback__

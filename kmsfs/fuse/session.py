@@ -18,7 +18,9 @@ import trio
 
 from kmsfs.errors import MountFailedError
 from kmsfs.fuse import fast_loop
+from kmsfs.fuse.control import ControlSocket
 from kmsfs.fuse.operations import Operations
+from kmsfs.fuse.requests import handlers
 from kmsfs.storage.backing import syncfs
 from kmsfs.tree.tree import Tree
 from kmsfs.tree.volume import TreeOptions
@@ -94,8 +96,10 @@ async def _serve(
         TreeOptions(read_only=options.read_only, noatime=options.noatime, max_unsealed=min(2048, limit)),
     )
     options = replace(options, read_only=tree.options.read_only)  # the tree may insist on it
+    control = None
     try:
         started = time.time()
+        control = None if options.read_only else ControlSocket(keystore.home)
 
         def status() -> dict[str, object]:
             return {
@@ -104,6 +108,7 @@ async def _serve(
                 "mountpoint": str(mountpoint),
                 "since": started,
                 "hsm_calls": keystore.hsm_calls,
+                "control": str(control.path) if control else None,
                 **tree.about(),
             }
 
@@ -111,10 +116,12 @@ async def _serve(
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             _mount(Operations(tree, status), mountpoint, options, tree_path)
             try:
-                await _run(tree, mountpoint, signals, on_ready)
+                await _run(tree, control, mountpoint, signals, on_ready)
             finally:
                 pyfuse3.close(unmount=True)
     finally:
+        if control is not None:
+            control.close()
         with trio.CancelScope(shield=True):
             await tree.close()
 
@@ -132,10 +139,16 @@ def _mount(operations: Operations, mountpoint: Path, options: MountOptions, tree
 
 
 async def _run(
-    tree: Tree, mountpoint: Path, signals: AsyncIterator[int], on_ready: Callable[[], None]
+    tree: Tree,
+    control: ControlSocket | None,
+    mountpoint: Path,
+    signals: AsyncIterator[int],
+    on_ready: Callable[[], None],
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tree.run)
+        if control is not None:
+            nursery.start_soon(control.serve, handlers(tree))
         nursery.start_soon(_unmount_on_signal, signals, mountpoint)
         on_ready()
         await pyfuse3.main(min_tasks=1, max_tasks=_MAX_WORKERS)

@@ -1,0 +1,53 @@
+"""Requests of the control socket, handed to the tree: a few lines each, as for the kernel's in operations.py."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kmsfs.errors import FormatError
+from kmsfs.tree import frames, zones
+from kmsfs.tree.mounted_swaps import MountedSwap, put_swaps
+
+if TYPE_CHECKING:
+    from kmsfs.fuse.control import Handler
+    from kmsfs.tree.tree import Tree
+
+
+def handlers(tree: Tree) -> dict[str, Handler]:
+    """What a mount can be asked for, by operation."""
+    requests = {"zone": _zone, "swap": _swap, "moved": _moved}
+    return {operation: partial(request, tree) for operation, request in requests.items()}
+
+
+async def _zone(tree: Tree, request: dict[str, Any]) -> None:
+    """``path``: entries from the root; ``key_arn``: the zone's key, or nothing to remove the zone."""
+    entries = frames.entry_path(frames.member(request, "path", str))
+    await zones.set_zone(tree, entries, frames.member(request, "key_arn", str))
+
+
+async def _swap(tree: Tree, request: dict[str, Any]) -> list[object]:
+    """``files``: what is to get which header; ``touch``: whether mtime tells. Answers for each file."""
+    touch = frames.member(request, "touch", bool)
+    orders = [_order(item) for item in frames.member(request, "files", list)]
+    outcomes = await put_swaps(tree, orders, touch=touch)
+    return [outcome if isinstance(outcome, str) else frames.failure(outcome) for outcome in outcomes]
+
+
+def _order(item: object) -> MountedSwap:
+    if not isinstance(item, dict):
+        raise FormatError("control message names no file")
+    return MountedSwap.of(
+        frames.entry_path(frames.member(item, "path", str)),
+        frames.member(item, "ino", int),
+        frames.binary(item, "header"),
+        frames.member(item, "newest_copy", int),
+        frames.binary(item, "sealed"),
+    )
+
+
+async def _moved(tree: Tree, request: dict[str, Any]) -> list[str] | None:
+    """Paths of what has got another name since this was last asked; nothing if that is not known."""
+    paths = tree.volume.moved.take()
+    return None if paths is None else [os.fsdecode(path) for path in paths]

@@ -1,0 +1,107 @@
+"""The other end of a mount's control socket: has a mounted tree changed by the process that serves it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kmsfs.errors import FormatError, KmsfsError, NotMountedError, TreeBusyError
+from kmsfs.tools.passes import Outcome, Planned
+from kmsfs.tree import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAX_SWAPS: Final = 512  # in a request: some 2 MiB
+_ANSWER_LIMIT_S: Final = 600.0  # a batch of changes waits for the disk
+
+
+class MountedTree:
+    """A tree in the hands of a mount. Blocking; every call is a connection of its own."""
+
+    def __init__(self, control: Path) -> None:
+        self._control = control
+
+    def set_zone(self, entry_path: str, key_arn: str) -> None:
+        """Make a directory a zone, or with an empty name of a key no zone of its own."""
+        self._ask({"operation": "zone", "path": entry_path, "key_arn": key_arn})
+
+    def moved(self) -> list[bytes] | None:
+        """Paths of what has got another name since this was last asked; None if that is not known."""
+        paths = self._ask({"operation": "moved"})
+        return None if paths is None else [os.fsencode(path) for path in paths]
+
+    def swap(self, planned: Sequence[Planned], *, touch: bool) -> list[Outcome | KmsfsError | OSError]:
+        """Put headers in place; what became of each file."""
+        outcomes: list[Outcome | KmsfsError | OSError] = []
+        for start in range(0, len(planned), _MAX_SWAPS):
+            files = [_order(plan) for plan in planned[start : start + _MAX_SWAPS]]
+            answers = self._ask({"operation": "swap", "files": files, "touch": touch})
+            outcomes += [_outcome(answer) for answer in answers]
+        return outcomes
+
+    def _ask(self, request: dict[str, object]) -> Any:
+        with self._connected() as connection:
+            with suppress(BrokenPipeError):  # refused before it was read: the answer says why
+                connection.sendall(frames.pack(request))
+            return frames.result(frames.parse(_line(connection)))
+
+    def _connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            directory = os.open(self._control.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:  # a path of a socket has at most 108 bytes
+                connection.connect(f"/proc/self/fd/{directory}/{self._control.name}")
+            finally:
+                os.close(directory)
+            connection.settimeout(_ANSWER_LIMIT_S)  # not before: a full queue would be an error at once
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            raise NotMountedError(f"no mount listens on {self._control}", hint="kmsfs status") from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def control_of(status: dict[str, Any]) -> MountedTree:
+    """The way to change the tree of a mount, from what the mount says of itself."""
+    if status.get("control") is None:
+        raise TreeBusyError(
+            f"{status['mountpoint']} is mounted read-only", hint="unmount it, or mount it without -o ro"
+        )
+    return MountedTree(Path(status["control"]))
+
+
+def _order(plan: Planned) -> dict[str, object]:
+    return {
+        "path": os.fsdecode(plan.job.path),
+        "ino": os.fstat(plan.job.fd).st_ino,
+        "header": base64.b64encode(plan.job.raw).decode("ascii"),
+        "newest_copy": plan.swap.newest_copy,
+        "sealed": base64.b64encode(plan.swap.sealed).decode("ascii"),
+    }
+
+
+def _outcome(answer: str | dict[str, Any]) -> Outcome | KmsfsError | OSError:
+    if isinstance(answer, str):
+        return Outcome(answer)
+    try:
+        frames.result(answer)
+    except (KmsfsError, OSError) as error:
+        return error
+    raise FormatError("the mount answered with neither an outcome nor an error")
+
+
+def _line(connection: socket.socket) -> bytes:
+    answer = bytearray()
+    while not answer.endswith(b"\n"):
+        piece = connection.recv(1 << 16)
+        if not piece:
+            raise NotMountedError("the mount ended before it answered", hint="kmsfs status")
+        answer += piece
+    return bytes(answer)

@@ -1,0 +1,196 @@
+"""The control socket of a mount: who may use it, and that nothing sent to it disturbs the mount."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testkit.home import ALIAS, REGION
+from testkit.mounting import Mount, Mounter
+
+from kmsfs.errors import FormatError, KeyNotFoundError, KmsfsError, NotMountedError
+from kmsfs.tools.mounted import MountedTree, control_of
+from kmsfs.tree import frames
+
+
+def control_path(mount: Mount) -> Path:
+    return Path(mount.status()["control"])
+
+
+def connect(mount: Mount) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    directory = os.open(control_path(mount).parent, os.O_PATH)
+    try:
+        connection.connect(f"/proc/self/fd/{directory}/{control_path(mount).name}")
+    finally:
+        os.close(directory)
+    connection.settimeout(30)
+    return connection
+
+
+def said(connection: socket.socket) -> bytes:
+    """Everything until the mount closes."""
+    pieces = []
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def answer(mount: Mount, request: bytes) -> dict[str, Any]:
+    with connect(mount) as connection:
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(request)
+        return dict(json.loads(said(connection)))
+
+
+def serves(mount: Mount) -> None:
+    (mount.path / "f").write_text("abc")
+    assert (mount.path / "f").read_text() == "abc"
+    assert control_of(mount.status()).moved() is not False
+
+
+def test_the_socket_is_its_owners_and_goes_with_the_mount(mounted: Mount) -> None:
+    path = control_path(mounted)
+    assert path.parent == mounted.home.path / "run"
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    status = path.stat()
+    assert stat.S_ISSOCK(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    mounted.unmount()
+    assert list(path.parent.iterdir()) == []
+    with pytest.raises(NotMountedError):
+        MountedTree(path).moved()
+
+
+def test_a_home_with_a_long_path(mounter: Mounter, tmp_path: Path, tree: Path, mounted: Mount) -> None:
+    """A socket's path has at most 108 bytes; a home's may have more."""
+    mounted.unmount()
+    home = mounted.home.copy_to(tmp_path / ("h" * 200))
+    serves(mounter(home=home, tree=tree))
+
+
+def test_sockets_of_killed_mounts_are_cleaned_up(mounted: Mount, mounter: Mounter, tmp_path: Path) -> None:
+    left = control_path(mounted)
+    mounted.terminate(signal.SIGKILL)
+    subprocess.run(["umount", "-l", mounted.path], check=True)
+    assert left.exists()
+    again = mounter()
+    mounted.home.ok("init", tmp_path / "tree2", "--key", ALIAS)
+    other = mounter(tree=tmp_path / "tree2", path=tmp_path / "mnt2")
+    assert sorted(left.parent.iterdir()) == sorted([control_path(again), control_path(other)])
+    serves(again)
+    serves(other)
+
+
+def test_a_read_only_mount_has_none(mounter: Mounter) -> None:
+    mount = mounter("-o", "ro")
+    assert mount.status()["control"] is None
+    with pytest.raises(KmsfsError, match="read-only"):
+        control_of(mount.status())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\n",
+        b"nonsense\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b"{}\n",
+        b"[" * 100_000 + b"\n",
+        frames.pack({"operation": "unknown"}),
+        frames.pack({"operation": ["zone"]}),
+        frames.pack({"operation": "zone"}),
+        frames.pack({"operation": "zone", "path": "../x", "key_arn": ""}),
+        frames.pack({"operation": "zone", "path": "/etc", "key_arn": ""}),
+        frames.pack({"operation": "zone", "path": "a\0b", "key_arn": ""}),
+        frames.pack({"operation": "zone", "path": ".kmsfs.dir", "key_arn": ""}),
+        frames.pack({"operation": "zone", "path": "", "key_arn": 1}),
+        frames.pack({"operation": "swap", "touch": False}),
+        frames.pack({"operation": "swap", "touch": False, "files": ["x"]}),
+        frames.pack({"operation": "swap", "touch": False, "files": [{"path": "x", "ino": True}]}),
+        frames.pack(
+            {
+                "operation": "swap",
+                "touch": False,
+                "files": [{"path": "x", "ino": 1, "header": "AA==", "newest_copy": 0, "sealed": "!"}],
+            }
+        ),
+        b"x" * (frames.MAX_FRAME + 1),
+    ],
+)
+def test_what_is_malformed_is_refused(mounted: Mount, request_: bytes) -> None:
+    with pytest.raises(FormatError):
+        frames.result(answer(mounted, request_))
+    serves(mounted)
+
+
+def test_clients_that_come_and_go_as_they_like(mounted: Mount) -> None:
+    connect(mounted).close()
+    with connect(mounted) as half:  # says that nothing more comes, and waits for an answer
+        half.sendall(frames.pack({"operation": "moved"}))
+        half.shutdown(socket.SHUT_WR)
+        assert json.loads(said(half)) == {"result": None}
+    with connect(mounted) as cut:
+        cut.sendall(b'{"operation": "mo')
+        cut.shutdown(socket.SHUT_WR)
+        assert said(cut) == b""
+    gone = connect(mounted)
+    gone.sendall(frames.pack({"operation": "moved"}))
+    gone.close()
+    serves(mounted)
+
+
+def test_too_many_clients_at_once(mounted: Mount) -> None:
+    idle = [connect(mounted) for _ in range(40)]
+    (mounted.path / "f").write_text("abc")
+    assert (mounted.path / "f").read_text() == "abc"
+    for connection in idle:
+        connection.close()
+    serves(mounted)
+
+
+def test_an_unmount_does_not_wait_for_clients(mounted: Mount) -> None:
+    with connect(mounted):
+        mounted.unmount()
+
+
+def test_a_stranger_is_refused(mounted: Mount) -> None:
+    """Even one whom something lets as far as the socket."""
+    path = control_path(mounted)
+    script = (
+        "import os, socket, sys\n"
+        "connection = socket.socket(socket.AF_UNIX)\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.setuid(65534)\n"
+        "connection.connect(sys.argv[2])\n"
+        "try:\n"
+        '    connection.sendall(b\'{"operation": "moved"}\\n\')\n'
+        "except BrokenPipeError:\n"
+        "    pass\n"
+        "print(connection.recv(4096).decode())\n"
+    )
+    os.chmod(path.parent, 0o755)
+    os.chmod(path, 0o666)
+    done = subprocess.run(
+        [sys.executable, "-c", script, path.parent, path.name], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["error"]["kind"] == "AccessDeniedError"
+    serves(mounted)
+
+
+def test_what_an_operation_refuses_comes_back_as_what_it_was(mounted: Mount) -> None:
+    tree = control_of(mounted.status())
+    with pytest.raises(KeyNotFoundError):
+        tree.set_zone("", f"arn:aws:kms:{REGION}:000000000000:key/12345678-1234-1234-1234-123456789012")
+    with pytest.raises(FileNotFoundError):
+        tree.set_zone("nothing", "")
+    serves(mounted)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _CACHE_S = 300.0  # nobody else changes the tree while it is mounted
 _PREVIEW_LIMIT = 128 << 10  # the kernel's read-ahead
 INFO_XATTR = b"user.kmsfs.info"
+KEY_XATTR = b"user.kmsfs.key"
 STATUS_XATTR = b"user.kmsfs.status"
 
 
@@ -314,6 +315,8 @@ class Operations(pyfuse3.Operations):
         known = self._inodes.get(inode)
         if name == INFO_XATTR:
             return self._tree.info(known)
+        if name == KEY_XATTR:
+            return self._tree.key_of(known).encode()
         if name == STATUS_XATTR and known is self._inodes.root:
             return json.dumps(self._status()).encode()
         return self._xattrs.get(known, name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def handlers(tree: Tree) -> dict[str, Handler]:
     """What a mount can be asked for, by operation."""
-    requests = {"zone": _zone, "swap": _swap, "moved": _moved}
+    requests = {"zone": _zone, "swap": _swap, "moved": _moved, "reload": _reload}
     return {operation: partial(request, tree) for operation, request in requests.items()}
 
 
@@ -51,3 +51,8 @@ async def _moved(tree: Tree, request: dict[str, Any]) -> list[str] | None:
     """Paths of what has got another name since this was last asked; nothing if that is not known."""
     paths = tree.volume.moved.take()
     return None if paths is None else [os.fsdecode(path) for path in paths]
+
+
+async def _reload(tree: Tree, request: dict[str, Any]) -> None:
+    """The superblock was replaced: take over the keys that it declares."""
+    await tree.reload()

@@ -44,6 +44,10 @@ class MountedTree:
             outcomes += [_outcome(answer) for answer in answers]
         return outcomes
 
+    def reload(self) -> None:
+        """Have the superblock read again, after it was replaced."""
+        self._ask({"operation": "reload"})
+
     def _ask(self, request: dict[str, object]) -> Any:
         with self._connected() as connection:
             with suppress(BrokenPipeError):  # refused before it was read: the answer says why

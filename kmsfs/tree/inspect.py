@@ -14,6 +14,7 @@ from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
 from kmsfs.tree.directories import RECORD_NAME, SUPERBLOCK_NAME
 from kmsfs.tree.superblock_file import read_superblock
+from kmsfs.tree.zones import zone_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +34,19 @@ _KINDS = {
 
 def inspect_path(path: Path) -> dict[str, Any]:
     """Describe an entry of an unmounted tree, or the tree's root. Nothing that is said is authenticated."""
-    block = read_superblock(find_root(path))
+    root = find_root(path)
+    block = read_superblock(root)
+    place = path.parent.resolve() / path.name if path.name else path.resolve()
+    about = _describe(path, block, zone_at(place, root))
+    return about | {"entry": "" if place == root else os.fspath(place.relative_to(root))}
+
+
+def _describe(path: Path, block: Superblock, zone: str) -> dict[str, Any]:
     mode = path.lstat().st_mode
     if stat.S_ISDIR(mode):
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            return describe_directory(fd, block)
+            return describe_directory(fd, block, zone)
         finally:
             os.close(fd)
     raw = b""
@@ -48,7 +56,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
             raw = os.pread(fd, HEADER_SIZE, 0)
         finally:
             os.close(fd)
-    return describe_file(mode, raw, block)
+    return describe_file(mode, raw, block, zone)
 
 
 def find_root(path: Path) -> Path:
@@ -60,14 +68,16 @@ def find_root(path: Path) -> Path:
     raise NotATreeError(f"{path} is in no kmsfs tree and no kmsfs mount")
 
 
-def describe_file(mode: int, raw: bytes, block: Superblock) -> dict[str, Any]:
-    """Describe a non-directory from its mode and, for a regular file, its header bytes."""
+def describe_file(mode: int, raw: bytes, block: Superblock, zone: str) -> dict[str, Any]:
+    """Describe a non-directory from its mode and, for a regular file, its header bytes and its zone's key."""
     about: dict[str, Any] = {
         "kind": _KINDS.get(stat.S_IFMT(mode), "unknown"),
         "tree_id": block.tree_id.hex(),
         "file_id": None,
         "chunk_size": block.chunk_size,
         "sealed_length": 0 if stat.S_ISREG(mode) else None,
+        "zone": zone or None,
+        "key_arn": block.wanted_keys(zone)[0] if stat.S_ISREG(mode) else None,
         "slots": [],
     }
     if not raw:
@@ -81,12 +91,13 @@ def describe_file(mode: int, raw: bytes, block: Superblock) -> dict[str, Any]:
     about["chunk_size"] = header.chunk_size
     about["sealed_length"] = header.sealed_length
     about["dirty"] = header.dirty
+    about["key_arn"] = describe_slot(header.slots[0])["key_arn"]
     about["slots"] = [describe_slot(blob) for blob in header.slots]
     return about
 
 
-def describe_directory(dir_fd: int, block: Superblock) -> dict[str, Any]:
-    """Describe a directory from its record; the root also tells the tree's slots."""
+def describe_directory(dir_fd: int, block: Superblock, zone: str) -> dict[str, Any]:
+    """Describe a directory from its record and its zone's key; the root also tells the tree's slots."""
     record = DirectoryRecord.parse(backing.read_small(RECORD_NAME, dir_fd, RECORD_SIZE))
     is_root = not any(record.parent)
     return {
@@ -96,7 +107,9 @@ def describe_directory(dir_fd: int, block: Superblock) -> dict[str, Any]:
         "directory_id": record.dir_id.hex(),
         "chunk_size": block.chunk_size,
         "sealed_length": None,
-        "zone": record.zone or None,
+        "zone": zone or None,
+        "is_zone": bool(record.zone),
+        "key_arn": block.wanted_keys(zone)[0],
         "default_key_arn": block.default_key_arn,
         "slots": [describe_slot(slot.blob) for slot in block.slots] if is_root else [],
     }

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from kmsfs.envelope.file_key import newest_unverified
 from kmsfs.errors import MountFailedError
+from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.keystore.data_key_cache import DataKeyCache
+from kmsfs.storage.backing import proc_path
+from kmsfs.storage.lending import lent
 from kmsfs.tree import attributes
 from kmsfs.tree.file_keys import FileKeys
 from kmsfs.tree.files import Files
 from kmsfs.tree.inspect import describe_directory, describe_file
+from kmsfs.tree.moved import entry_path
 from kmsfs.tree.namespace import Namespace
 from kmsfs.tree.superblock_file import (
     lock_tree,
@@ -121,21 +127,38 @@ class Tree:
 
     def info(self, inode: Inode) -> bytes:
         """``kmsfs info`` of an inode, as JSON."""
+        volume = self.volume
+        entry = os.fsdecode(entry_path(inode))
         if inode.is_directory():
-            about = describe_directory(self.volume.directories.fd(inode), self.volume.block)
-            return json.dumps(about).encode()
-        raw = b""
-        status = self.volume.status(inode)
+            about = describe_directory(volume.directories.fd(inode), volume.block, volume.zone(inode))
+        else:
+            zone = volume.zone(inode.parent or volume.inodes.root)
+            about = describe_file(volume.status(inode).st_mode, self._header(inode), volume.block, zone)
+        return json.dumps(about | {"entry": entry}).encode()
+
+    def key_of(self, inode: Inode) -> str:
+        """The key of a file's first slot; what is not written yet, and a directory, tells what a file would get."""
+        volume = self.volume
+        if inode.is_directory():
+            return volume.wanted_keys(inode)[0]
+        raw = self._header(inode)
+        if raw:
+            return parse_blob_head(newest_unverified(raw).slots[0]).key_arn
+        return volume.wanted_keys(inode.parent or volume.inodes.root)[0]
+
+    def _header(self, inode: Inode) -> bytes:
+        """The header of a regular file as it is stored; nothing for what has none."""
         if inode.file is not None:
-            raw = os.pread(inode.file.fd, HEADER_SIZE, 0)
-        elif status.st_size and inode.kind == 0o100000:
-            path_fd = attributes.open_path(self.volume, inode)
-            try:
-                fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            finally:
-                os.close(path_fd)
-            try:
-                raw = os.pread(fd, HEADER_SIZE, 0)
-            finally:
-                os.close(fd)
-        return json.dumps(describe_file(status.st_mode, raw, self.volume.block)).encode()
+            return os.pread(inode.file.fd, HEADER_SIZE, 0)
+        if inode.kind != stat.S_IFREG or not self.volume.status(inode).st_size:
+            return b""
+        path_fd = attributes.open_path(self.volume, inode)
+        try:
+            with lent(path_fd, stat.S_IRUSR):
+                fd = os.open(proc_path(path_fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(path_fd)
+        try:
+            return os.pread(fd, HEADER_SIZE, 0)
+        finally:
+            os.close(fd)

@@ -69,9 +69,7 @@ class Xattrs:
     async def set(self, inode: Inode, name: bytes, value: bytes) -> None:
         """setxattr(2). A file that was never written gets its header, and with it its id, first."""
         if name not in _ACLS:
-            self._check(inode, name)
-            if name.startswith(OWN_PREFIX):
-                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            self._check_change(inode, name)
         inode.bare = False
         with _Object(self._volume, inode) as at:
             if name in _ACLS:
@@ -94,11 +92,16 @@ class Xattrs:
             if name in _ACLS:
                 os.removexattr(at.path, name)
                 return
-            self._check(inode, name)
+            self._check_change(inode, name)
             owner = self._owner(inode, at)
             if owner is None:
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
             os.removexattr(at.path, self._volume.keys.xattr_name(name, owner))
+
+    def _check_change(self, inode: Inode, name: bytes) -> None:
+        self._check(inode, name)
+        if name.startswith(OWN_PREFIX):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _check(self, inode: Inode, name: bytes) -> None:
         namespace, _, rest = name.partition(b".")

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from testkit.home import ALIAS, REGION
 from testkit.mounting import Mount, Mounter
 
 from kmsfs.errors import FormatError, KeyNotFoundError, KmsfsError, NotMountedError
+from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.keystore.service import Keystore
 from kmsfs.tools.mounted import MountedTree, control_of
+from kmsfs.tools.passes import Job, Outcome, Planned
 from kmsfs.tree import frames
+from kmsfs.tree.rekey import Rekeyer
+from kmsfs.tree.superblock_file import declare_keys, open_root
 
 
 def control_path(mount: Mount) -> Path:
@@ -194,3 +200,37 @@ def test_what_an_operation_refuses_comes_back_as_what_it_was(mounted: Mount) -> 
     with pytest.raises(FileNotFoundError):
         tree.set_zone("nothing", "")
     serves(mounted)
+
+
+def test_the_keys_of_a_mounted_tree_change(mounted: Mount) -> None:
+    """What a tool does: declares another key, has the mount take it over, brings a file under both keys."""
+    home = mounted.home
+    home.ok("region", "add", "us-east-1")
+    other = home.json("key", "create", "--region", "us-east-1")["Arn"]
+    (mounted.path / "f").write_text("abc")
+    info = json.loads(os.getxattr(mounted.path / "f", "user.kmsfs.info"))
+    (slot,) = [slot["key_arn"] for slot in info["slots"]]
+    tree = control_of(mounted.status())
+    with Keystore.open(home.path) as keystore:
+        root_fd = open_root(mounted.tree)
+        block = declare_keys(keystore, root_fd, mounted.tree, [slot, other], renew=False)
+        os.close(root_fd)
+        tree.reload()
+        (mounted.path / "g").write_text("abc")
+        assert keys_of(mounted.path / "g") == [slot, other]
+        stored = next(path for path in mounted.tree.iterdir() if path.name == info["entry"])
+        with stored.open("rb") as file:
+            raw = file.read(HEADER_SIZE)
+            rekeyer = Rekeyer(keystore, block.tree_id)
+            swap = rekeyer.swap(raw, rekeyer.targets(block.key_arns))
+            assert swap is not None
+            job = Job(stored.name.encode(), file.fileno(), raw, block.key_arns)
+            assert tree.swap([Planned(job, swap)] * 2, touch=False) == [Outcome.DONE, Outcome.CHANGED]
+            stranger = Planned(replace(job, path=b"nothing"), swap)
+            assert tree.swap([stranger], touch=False) == [Outcome.GONE]
+    assert keys_of(mounted.path / "f") == [slot, other]
+    assert (mounted.path / "f").read_text() == "abc"
+
+
+def keys_of(path: Path) -> list[str]:
+    return [slot["key_arn"] for slot in json.loads(os.getxattr(path, "user.kmsfs.info"))["slots"]]

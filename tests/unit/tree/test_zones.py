@@ -1,16 +1,22 @@
 """Zones: which key a new file gets, and how a zone is made and removed."""
 
 import errno
+import json
 import os
 import stat
+from threading import Event
 
 import pytest
 import trio
+import trio.testing
 from testkit.posix import Posix
 
 from kmsfs.errors import InvalidRequestError, KeyDisabledError, KeyNotFoundError, KmsfsError
+from kmsfs.format.directory import DirectoryRecord
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
+from kmsfs.tree.directories import Directories
+from kmsfs.tree.inspect import inspect_path
 from kmsfs.tree.zones import Zone, set_zone, zone_at, zones_below
 
 LONG = b"z" * 200  # its encrypted name stands in a sidecar
@@ -115,12 +121,57 @@ async def test_a_zone_whose_key_is_unusable_only_refuses_to_make_files(
     await posix.put(b"zone/new", b"x")
 
 
-async def test_a_move_of_the_directory_meanwhile_keeps_the_zone(posix: Posix, us_key: KeyArn) -> None:
+async def test_a_move_of_the_directory_meanwhile_keeps_the_zone(
+    posix: Posix, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (b"a", b"a/zone", b"b"):
         await posix.mkdir(path)
+    token, writing, go = trio.lowlevel.current_trio_token(), trio.Event(), Event()
+    real = Directories.replace_record
+
+    def held(self: Directories, dir_fd: int, record: DirectoryRecord) -> None:
+        if record.zone and not writing.is_set():
+            token.run_sync_soon(writing.set)
+            assert go.wait(30)
+        real(self, dir_fd, record)
+
+    monkeypatch.setattr(Directories, "replace_record", held)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(posix.make_zone, b"a/zone", us_key)
+        await writing.wait()
         nursery.start_soon(posix.rename, b"a/zone", b"b/zone")
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
     await posix.reopen()
     await posix.put(b"b/zone/f", b"abc")
     assert posix.slot_keys(b"b/zone/f") == [us_key]
+
+
+async def test_the_key_of_files_and_directories(posix: Posix, eu_key: KeyArn, us_key: KeyArn) -> None:
+    await posix.put(b"f", b"abc")
+    await posix.put(b"empty", b"")
+    await posix.mkdir(b"d")
+    await posix.reopen()
+    await posix.make_zone(b"", us_key)
+    handle = await posix.create(b"new")
+
+    def key_of(path: bytes) -> str:
+        return posix.tree.key_of(posix.find(path))
+
+    assert [key_of(path) for path in (b"f", b"empty", b"d", b"", b"new")] == [eu_key, *[us_key] * 4]
+    posix.write(handle, 0, b"x")
+    assert key_of(b"new") == us_key
+    posix.close(handle)
+    info = json.loads(posix.tree.info(posix.find(b"f")))
+    assert (info["zone"], info["key_arn"]) == (us_key, eu_key)
+    assert info["entry"] == posix.backing(b"f").name
+    assert inspect_path(posix.backing(b"f")) == info
+    for path in (b"d", b"", b"new"):
+        assert inspect_path(posix.backing(path)) == json.loads(posix.tree.info(posix.find(path)))
+    assert json.loads(posix.tree.info(posix.find(b"")))["is_zone"]
+    for name in (b"user.kmsfs.key", b"user.kmsfs.info"):
+        with pytest.raises(PermissionError):
+            await posix.tree.xattrs.set(posix.find(b"f"), name, b"x")
+        with pytest.raises(PermissionError):
+            posix.tree.xattrs.remove(posix.find(b"f"), name)
+    assert posix.tree.xattrs.list(posix.find(b"f")) == []

@@ -88,6 +88,10 @@ class AlreadyExistsError(KeystoreError):
     """The region, key or alias exists already."""
 
 
+class KeyExistsError(AlreadyExistsError):
+    """The region has a replica of the key already."""
+
+
 class InvalidAliasError(KeystoreError):
     """The alias name is malformed or reserved."""
 

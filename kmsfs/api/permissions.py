@@ -12,9 +12,10 @@ from kmsfs.api.actions_grants import wanted_grant
 from kmsfs.api.calls import ActionCall
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.arn import key_arn
-from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
+from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.policy.context import Values, merge, parameter, request_tags, tag_keys
+from kmsfs.keystore.rotation import DEFAULT_PERIOD_DAYS
 
 Permission = Callable[[ActionCall], None]
 Facts = Callable[[ActionCall], Values]

@@ -55,6 +55,7 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.AlreadyExistsError: WireError(
         "AlreadyExistsException", message="An alias with the name {resource} already exists"
     ),
+    errors.KeyExistsError: WireError("AlreadyExistsException"),
     errors.InvalidAliasError: WireError("InvalidAliasNameException"),
     errors.ReservedAliasError: WireError("NotAuthorizedException", message=""),
     errors.TagError: WireError("TagException"),

@@ -78,6 +78,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.KeyInUseError: ExitCode.KEY_STATE,
     errors.AliasNotFoundError: ExitCode.NOT_FOUND,
     errors.AlreadyExistsError: ExitCode.ALREADY_EXISTS,
+    errors.KeyExistsError: ExitCode.ALREADY_EXISTS,
     errors.InvalidAliasError: ExitCode.USAGE,
     errors.ReservedAliasError: ExitCode.USAGE,
     errors.TagError: ExitCode.USAGE,

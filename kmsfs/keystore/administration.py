@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from kmsfs.errors import InvalidRequestError, KeyInUseError, MetadataUnavailableError
 from kmsfs.ids import TreeId
-from kmsfs.keystore import known_trees, tags
+from kmsfs.keystore import known_trees, provision, tags
 from kmsfs.keystore.arn import check_alias
 from kmsfs.keystore.authorize import NOTHING
-from kmsfs.keystore.lifecycle import DEFAULT_PERIOD_DAYS, MAX_WINDOW_DAYS
+from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec, Origin
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
+from kmsfs.keystore.rotation import DEFAULT_PERIOD_DAYS
 from kmsfs.keystore.transitions import Operation
 
 MAX_DESCRIPTION_LENGTH = 8192
@@ -33,15 +35,26 @@ class Administration(Regions):
         policy: str | None = None,
         spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
         origin: Origin = Origin.AWS_KMS,
+        multi_region: bool = False,
     ) -> KeyMetadata:
-        """Make a CMK in the region, with an alias, tags and a policy of its own if any are given."""
+        """Make a CMK in the region, with an alias, tags and a policy of its own if any are given.
+
+        A multi-region key can be replicated, and only that: its material is known to the host for a moment.
+        """
         check_description(description)
         service = self._fresh_service(region)
         with self.audits.change(service, "CreateKey", None) as change:
             wanted = tags.checked_tags(key_tags)
-            key = service.lifecycle.create(
-                description, alias, tags=wanted, policy=policy, spec=spec, origin=origin
-            )
+            with provision.exclusive(self.home) if multi_region else nullcontext():
+                key = service.lifecycle.create(
+                    description,
+                    alias,
+                    tags=wanted,
+                    policy=policy,
+                    spec=spec,
+                    origin=origin,
+                    multi_region=multi_region,
+                )
             change.key_arn = key.arn
             change.details = {"alias": alias} if alias else {}
             if wanted:
@@ -104,9 +117,15 @@ class Administration(Regions):
             return service.lifecycle.schedule_deletion(key.key_id, days)
 
     def _loss_with(self, key: KeyMetadata) -> list[str]:
-        """Return what is known to be lost with a key; not to know that counts as a loss."""
+        """Return what is known to be lost with a key; not to know that counts as a loss.
+
+        Nothing is lost with a replica: its related keys decrypt the same. With the last of them all is.
+        """
+        if key.is_replica:
+            return []
+        lost = {key.arn, *map(key.arn_in, (*key.replica_regions, *key.former_regions))}
         try:
-            return [str(tree) for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
+            return [str(tree) for tree in known_trees.known_trees(self.home) if lost & {*tree.key_arns}]
         except MetadataUnavailableError as error:
             return [f"nobody knows by which trees ({error})"]
 

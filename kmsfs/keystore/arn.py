@@ -11,11 +11,12 @@ MAX_REGION_LENGTH = 32
 MAX_ALIAS_LENGTH = 256
 ALIAS_PREFIX: Final = "alias/"
 RESERVED_ALIAS_PREFIX: Final = "alias/aws/"
+MULTI_REGION_PREFIX: Final = "mrk-"  # of the id that related keys of several regions share
 ROOT: Final = "root"  # the name of the account's own principal; users have other names
 
 _REGION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ALIAS = re.compile(r"alias/[a-zA-Z0-9/_-]+")
-_KEY_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_KEY_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
 _ARN = re.compile(r"arn:aws:kms:([^:/]+):([0-9]{12}):(key/[^:]+|alias/[^:]+)")
 
 

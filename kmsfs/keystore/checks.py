@@ -15,7 +15,7 @@ from kmsfs.keystore.pkcs11_module import module_at
 from kmsfs.keystore.policy.document import PolicyKind
 from kmsfs.keystore.ports import TokenKey
 from kmsfs.keystore.region import RegionService, integrity_key_id
-from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY
+from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY
 
 _GONE = (ImportState.MISSING, ImportState.REMOVING, ImportState.DROPPING)
 
@@ -119,7 +119,9 @@ def _owned(service: RegionService) -> list[bytes]:
     region, snapshot = service.config.region, service.snapshot
     sealing = [CREDENTIAL_KEY.object_id(region)] if snapshot.credentials else []
     audit = [audit_key_id(region)] if snapshot.audit_segments else []
-    return [integrity_key_id(region), *sealing, *audit]
+    shared = any(key.primary_region is not None for key in snapshot.keys.values())
+    sharing = [MULTI_REGION_KEY.object_id(region)] if shared else []
+    return [integrity_key_id(region), *sealing, *audit, *sharing]
 
 
 def _policies(name: str, service: RegionService) -> Finding:
@@ -176,6 +178,7 @@ def _orphans(name: str, service: RegionService) -> Finding:
         integrity_key_id(region),
         CREDENTIAL_KEY.object_id(region),
         IMPORT_KEY.object_id(region),
+        MULTI_REGION_KEY.object_id(region),
         audit_key_id(region),
     )
     known = {*own, *service.snapshot.materials, *dying}

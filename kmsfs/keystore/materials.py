@@ -10,9 +10,11 @@ from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import KmsfsError, UnsupportedOperationError
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
 from kmsfs.ids import KeyId, MaterialId
+from kmsfs.keystore.arn import MULTI_REGION_PREFIX
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.model import ImportState, KeyMetadata, KeySpec, Material, RegionConfig
 from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.shared_material import copied_material, new_shared_material
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.softhsm import locked
 from kmsfs.keystore.specs import SPECS
@@ -36,7 +38,10 @@ class Materials:
         self._now = now
 
     def generate(self, key_id: KeyId, spec: KeySpec) -> Material:
-        """Make new material in the token."""
+        """Make new material in the token; that of a multi-region key can also be put into others."""
+        if key_id.startswith(MULTI_REGION_PREFIX):
+            region, size = self._config.region, SPECS[spec].size
+            return new_shared_material(self._hsm, region, key_id, key_label(key_id), size, self._now())
         material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self.suite_of(spec), self._now())
         self._hsm.generate(
             _KINDS[material.suite], material.material_id, key_label(key_id), size=SPECS[spec].size
@@ -66,15 +71,21 @@ class Materials:
                 f"no {spec.value} key can be made in region {self._config.region}"
             )
 
+    def copy(self, source: "Materials", key_id: KeyId, material: Material) -> Material:
+        """Put material of a multi-region key, which another region has, into this token."""
+        held, wanted = (source._hsm, source._config.region), (self._hsm, self._config.region)
+        with self.one_process():
+            return copied_material(held, wanted, key_id, key_label(key_id), material)
+
     def commit(self, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
         """Commit what names ``material``, which is taken back if that fails."""
         try:
             return self._ledger.commit(decide)
         except BaseException:
-            self._discard(material)
+            self.discard(material)
             raise
 
-    def _discard(self, material: Material) -> None:
+    def discard(self, material: Material) -> None:
         """Destroy what a commit that failed was to name, unless it is named all the same: the answer may be lost.
 
         Where that cannot be told, the object stays: a material without a key harms nobody, and doctor finds it.

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from kmsfs.format.blob import Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
+from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.policy.grants import Grant
 
 
@@ -15,7 +17,13 @@ class KeyState(StrEnum):
     ENABLED = "Enabled"
     DISABLED = "Disabled"
     PENDING_DELETION = "PendingDeletion"
+    PENDING_REPLICA_DELETION = (
+        "PendingReplicaDeletion"  # of a primary: its days count when no replica is left
+    )
     PENDING_IMPORT = "PendingImport"
+
+
+PENDING_DELETIONS: Final = frozenset({KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION})
 
 
 class KeyManager(StrEnum):
@@ -126,12 +134,15 @@ class KeyMetadata:
     origin: Origin = Origin.AWS_KMS
     primary_region: Region | None = None  # None: no multi-region key
     replica_regions: tuple[Region, ...] = ()
+    former_regions: tuple[Region, ...] = ()  # that had a replica: what was encrypted there still decrypts
+    deletion_days: int | None = None  # while replicas are waited for
 
     def to_aws(self) -> dict[str, object]:
         """Return AWS's KeyMetadata structure."""
         return {
             **self._dates(),
             **self._algorithms(),
+            **self._relations(),
             "AWSAccountId": self.account,
             "KeyId": self.key_id,
             "Arn": self.arn,
@@ -144,13 +155,14 @@ class KeyMetadata:
             "KeyManager": self.manager.value,
             "KeySpec": self.spec.value,
             "CustomerMasterKeySpec": self.spec.value,
-            "MultiRegion": self.primary_region is not None,
         }
 
     def _dates(self) -> dict[str, object]:
         found: dict[str, object] = {}
         if self.deletion_at is not None:
             found["DeletionDate"] = self.deletion_at
+        if self.deletion_days is not None:
+            found["PendingDeletionWindowInDays"] = self.deletion_days
         current = self.current_material
         if self.origin is Origin.EXTERNAL and current is not None and current.import_state is None:
             found |= _expiration(current)
@@ -163,6 +175,44 @@ class KeyMetadata:
         if self.current_material_id is not None:
             found["CurrentKeyMaterialId"] = self.current_material_id.hex()
         return found
+
+    def _relations(self) -> dict[str, object]:
+        if self.primary_region is None:
+            return {"MultiRegion": False}
+        shown = [{"Arn": self.arn_in(region), "Region": region} for region in self.related_regions]
+        return {
+            "MultiRegion": True,
+            "MultiRegionConfiguration": {
+                "MultiRegionKeyType": "PRIMARY" if self.is_primary else "REPLICA",
+                "PrimaryKey": shown[0],
+                "ReplicaKeys": shown[1:],
+            },
+        }
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether this is the one of several related keys that may be replicated and rotated."""
+        return self.primary_region == self.region
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether this is a related key of a primary in another region."""
+        return self.primary_region is not None and not self.is_primary
+
+    @property
+    def related_regions(self) -> tuple[Region, ...]:
+        """The regions of a multi-region key, that of the primary first; none for another key."""
+        return () if self.primary_region is None else (self.primary_region, *self.replica_regions)
+
+    def arn_in(self, region: Region) -> KeyArn:
+        """Return the ARN of the related key of another region."""
+        return key_arn(region, self.account, self.key_id)
+
+    @property
+    def pending_material(self) -> Material | None:
+        """The material that a multi-region key encrypts under as soon as all its regions have it."""
+        newest = self.materials[-1] if self.materials and self.primary_region is not None else None
+        return None if newest is None or newest.material_id == self.current_material_id else newest
 
     @property
     def lacks_material(self) -> bool:
@@ -180,7 +230,7 @@ class KeyMetadata:
     @property
     def rotates(self) -> bool:
         """Whether automatic rotation is on; not while deletion is pending, but again if the key is kept."""
-        return self.rotation_period_days is not None and self.state is not KeyState.PENDING_DELETION
+        return self.rotation_period_days is not None and self.state not in PENDING_DELETIONS
 
     def rotation_status(self) -> dict[str, object]:
         """Return AWS's answer to GetKeyRotationStatus."""
@@ -197,7 +247,7 @@ class KeyMetadata:
         return [
             self._rotation(material)
             for material in self.materials
-            if with_first or material.rotation_type is not None
+            if (with_first or material.rotation_type is not None) and material != self.pending_material
         ]
 
     def _rotation(self, material: Material) -> dict[str, object]:

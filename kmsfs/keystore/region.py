@@ -88,6 +88,10 @@ class RegionService:
         """Return the id of the key that an alias points at."""
         return self.snapshot.alias(name).target_key_id
 
+    def require_token(self) -> None:
+        """Raise an HsmError if the token does not answer now."""
+        self._small_call()
+
     # --- use ------------------------------------------------------------------------------------
     def seal(
         self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes

@@ -8,7 +8,7 @@ Everything that uses or changes a key is recorded (audits.py); what cannot be re
 import logging
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock, RLock
 from typing import ParamSpec, TypeVar
@@ -26,6 +26,7 @@ from kmsfs.keystore.arn import KeyReference, parse_reference
 from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.model import KeyMetadata, RegionConfig
+from kmsfs.keystore.multi_region import MultiRegion
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.standing import Standing
 from kmsfs.keystore.stores import open_store
@@ -59,6 +60,7 @@ class Regions:
         self._stale: set[str] = set()  # regions whose metadata changed and were not read since
         self._sweep_after: dict[str, float] = {}
         self._sweeping = Lock()
+        self._multi_region = MultiRegion(self._service, partial(provision.exclusive, self.home), now)
 
     def close(self) -> None:
         """Log out of every token and release the metadata store."""
@@ -192,6 +194,7 @@ class Regions:
             if service is None:
                 config = load_region(self.home, region)
                 service = RegionService(config, provision.connect(self.home, config), self._store, self._now)
+                service.lifecycle.relatives = self._multi_region
                 self.audits.add(service)
                 self._services[region] = service
             return service

@@ -84,6 +84,8 @@ def key_values(key: KeyMetadata) -> Values:
         "origin": _unless(key.origin, Origin.AWS_KMS),
         "primary_region": key.primary_region,
         "replica_regions": ",".join(key.replica_regions) or None,
+        "former_regions": ",".join(key.former_regions) or None,
+        "deletion_days": key.deletion_days,
     }
 
 

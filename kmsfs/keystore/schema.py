@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 SCHEMA = sa.MetaData()
 INFO = sa.Table("schema_info", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
@@ -40,7 +40,9 @@ TABLES: Final = {
         sa.Column("key_spec", sa.String(32)),  # NULL: SYMMETRIC_DEFAULT
         sa.Column("origin", sa.String(32)),  # NULL: AWS_KMS
         sa.Column("primary_region", sa.String(32)),  # NULL: no multi-region key
-        sa.Column("replica_regions", sa.Text),  # with commas between them
+        sa.Column("replica_regions", sa.Text),  # with commas between them, as the next one
+        sa.Column("former_regions", sa.Text),  # that had a replica once
+        sa.Column("deletion_days", sa.Integer),  # of a primary whose replicas are to be deleted first
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "materials": sa.Table(
@@ -173,7 +175,12 @@ def _to_4(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {column}")
 
 
-_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3, 3: _to_4}
+def _to_5(connection: sa.Connection) -> None:
+    for column in ("keys ADD COLUMN former_regions TEXT", "keys ADD COLUMN deletion_days INTEGER"):
+        connection.exec_driver_sql(f"ALTER TABLE {column}")
+
+
+_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
 """What makes a database of that version one of the next."""
 
 

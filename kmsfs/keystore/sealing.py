@@ -56,3 +56,4 @@ class SealingKey:
 
 CREDENTIAL_KEY: Final = SealingKey("credential", "credentials")  # the secrets of access keys
 IMPORT_KEY: Final = SealingKey("import", "imports")  # the wrapping keys in import tokens
+MULTI_REGION_KEY: Final = SealingKey("multi-region", "multi-region")  # the material of multi-region keys

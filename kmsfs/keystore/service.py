@@ -20,10 +20,11 @@ from kmsfs.keystore.imports import Imports
 from kmsfs.keystore.model import Finding, RegionConfig
 from kmsfs.keystore.permissions import Permissions
 from kmsfs.keystore.principals import Principals
+from kmsfs.keystore.replication import Replication
 from kmsfs.keystore.use import KeyUse
 
 
-class Keystore(Administration, Imports, Permissions, KeyUse):
+class Keystore(Administration, Imports, Replication, Permissions, KeyUse):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from kmsfs.errors import AliasNotFoundError, KeyNotFoundError
 from kmsfs.format.blob import BlobHead, Suite, head_prefix
-from kmsfs.ids import KeyId, MaterialId, Region
+from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore.arn import alias_arn, key_arn, root_arn, user_arn
 from kmsfs.keystore.audit import Checkpoint, Segment
 from kmsfs.keystore.model import (
@@ -37,11 +37,14 @@ _OWNED: Final = KeyManager.OWNED
 
 @dataclass(frozen=True, slots=True)
 class MaterialEntry:
-    """What using a material takes: its key, and the head, without nonce, that all its blobs begin with."""
+    """What using a material takes: its key, and the heads, without nonce, that its blobs begin with.
+
+    By the ARN in the head: the key's own, and those of its related keys in other regions, if it has any.
+    """
 
     key: KeyMetadata
     material: Material
-    prefix: bytes
+    prefixes: Mapping[KeyArn, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +145,16 @@ def _materials(rows: Iterable[Values]) -> dict[KeyId, list[Material]]:
 def _entries(keys: Iterable[KeyMetadata]) -> Mapping[MaterialId, MaterialEntry]:
     return MappingProxyType(
         {
-            material.material_id: MaterialEntry(
-                key, material, head_prefix(BlobHead(material.suite, key.arn, material.material_id))
-            )
+            material.material_id: MaterialEntry(key, material, _prefixes(key, material))
             for key in keys
             for material in key.materials
         }
     )
+
+
+def _prefixes(key: KeyMetadata, material: Material) -> Mapping[KeyArn, bytes]:
+    arns = [key.arn, *map(key.arn_in, (*key.related_regions, *key.former_regions))]
+    return {arn: head_prefix(BlobHead(material.suite, arn, material.material_id)) for arn in arns}
 
 
 def _due(key: KeyMetadata) -> float:
@@ -163,9 +169,11 @@ def _material_due(material: Material) -> float:
 
 
 def _key_due(key: KeyMetadata) -> float:
+    if key.pending_material is not None:
+        return -math.inf
     if key.state is KeyState.PENDING_DELETION and key.deletion_at is not None:
         return key.deletion_at
-    if key.state is KeyState.ENABLED and key.next_rotation_at is not None:
+    if key.state is KeyState.ENABLED and key.next_rotation_at is not None and not key.is_replica:
         return key.next_rotation_at
     return math.inf
 
@@ -207,7 +215,7 @@ def _key(
 ) -> KeyMetadata:
     key_id = KeyId(str(values["key_id"]))
     period, current = values.get("rotation_period_days"), str(values["current_material"])
-    primary, replicas = values.get("primary_region"), str(values.get("replica_regions") or "")
+    primary, days = values.get("primary_region"), values.get("deletion_days")
     return KeyMetadata(
         key_id=key_id,
         arn=key_arn(region, account, key_id),
@@ -226,7 +234,9 @@ def _key(
         spec=KeySpec(str(values.get("key_spec") or KeySpec.SYMMETRIC_DEFAULT)),
         origin=Origin(str(values.get("origin") or Origin.AWS_KMS)),
         primary_region=None if primary is None else Region(str(primary)),
-        replica_regions=tuple(Region(name) for name in replicas.split(",") if name),
+        replica_regions=_regions(values.get("replica_regions")),
+        former_regions=_regions(values.get("former_regions")),
+        deletion_days=None if days is None else _int(days),
     )
 
 
@@ -246,6 +256,10 @@ def _material(values: Values) -> Material:
 
 def _material_id(values: Values) -> MaterialId:
     return MaterialId(bytes.fromhex(str(values["material_id"])))
+
+
+def _regions(value: Value) -> tuple[Region, ...]:
+    return tuple(Region(name) for name in str(value or "").split(",") if name)
 
 
 def _text(value: Value) -> str | None:

@@ -38,6 +38,8 @@ class Operation(StrEnum):
     GET_IMPORT_PARAMETERS = "get parameters for an import into"
     IMPORT_MATERIAL = "import material into"
     DELETE_MATERIAL = "delete the material of"
+    REPLICATE = "replicate"
+    MOVE_PRIMARY = "change the primary region of"
 
 
 _PURPOSES: Final = {
@@ -48,49 +50,57 @@ _PURPOSES: Final = {
     Operation.VERIFY_MAC: KeyUsage.GENERATE_VERIFY_MAC,
 }
 _USES: Final = (*_PURPOSES, Operation.CREATE_GRANT)
-_ROTATION: Final = (Operation.ROTATE, Operation.SET_ROTATION)
+_ROTATION: Final = (
+    Operation.ROTATE,
+    Operation.SET_ROTATION,
+    Operation.REPLICATE,
+    Operation.MOVE_PRIMARY,
+)
 _LABELS: Final = (Operation.POINT_ALIAS, Operation.TAG, Operation.DESCRIBE_ANEW)
 _DELETABLE: Final = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_IMPORT)
+_DOOMED: Final = (KeyState.PENDING_DELETION, KeyState.PENDING_REPLICA_DELETION)
 
 Outcome = KeyState | type[KeystoreError]
 
 TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
     **{(KeyState.ENABLED, use): KeyState.ENABLED for use in (*_USES, *_ROTATION)},
     **{(KeyState.DISABLED, use): KeyDisabledError for use in (*_USES, *_ROTATION)},
-    **{(KeyState.PENDING_DELETION, use): KeyPendingDeletionError for use in (*_USES, *_ROTATION)},
+    **{(state, use): KeyPendingDeletionError for use in (*_USES, *_ROTATION) for state in _DOOMED},
     **{(KeyState.PENDING_IMPORT, use): KeyStateError for use in (*_USES, *_ROTATION)},
     (KeyState.ENABLED, Operation.ENABLE): KeyState.ENABLED,
     (KeyState.DISABLED, Operation.ENABLE): KeyState.ENABLED,
-    (KeyState.PENDING_DELETION, Operation.ENABLE): KeyPendingDeletionError,
+    **{(state, Operation.ENABLE): KeyPendingDeletionError for state in _DOOMED},
     (KeyState.PENDING_IMPORT, Operation.ENABLE): KeyStateError,
     (KeyState.ENABLED, Operation.DISABLE): KeyState.DISABLED,
     (KeyState.DISABLED, Operation.DISABLE): KeyState.DISABLED,
-    (KeyState.PENDING_DELETION, Operation.DISABLE): KeyPendingDeletionError,
+    **{(state, Operation.DISABLE): KeyPendingDeletionError for state in _DOOMED},
     (KeyState.PENDING_IMPORT, Operation.DISABLE): KeyStateError,
     **{(state, label): state for state in _DELETABLE for label in _LABELS},
-    **{(KeyState.PENDING_DELETION, label): KeyPendingDeletionError for label in _LABELS},
+    **{(state, label): KeyPendingDeletionError for label in _LABELS for state in _DOOMED},
     **{(state, Operation.GET_IMPORT_PARAMETERS): state for state in _DELETABLE},
-    (KeyState.PENDING_DELETION, Operation.GET_IMPORT_PARAMETERS): KeyPendingDeletionError,
+    **{(state, Operation.GET_IMPORT_PARAMETERS): KeyPendingDeletionError for state in _DOOMED},
     (KeyState.ENABLED, Operation.IMPORT_MATERIAL): KeyState.ENABLED,
     (KeyState.DISABLED, Operation.IMPORT_MATERIAL): KeyState.DISABLED,
-    (KeyState.PENDING_DELETION, Operation.IMPORT_MATERIAL): KeyPendingDeletionError,
+    **{(state, Operation.IMPORT_MATERIAL): KeyPendingDeletionError for state in _DOOMED},
     (KeyState.PENDING_IMPORT, Operation.IMPORT_MATERIAL): KeyState.ENABLED,  # once it lacks none
     **{(state, Operation.DELETE_MATERIAL): KeyState.PENDING_IMPORT for state in _DELETABLE},
-    (KeyState.PENDING_DELETION, Operation.DELETE_MATERIAL): KeyState.PENDING_DELETION,
+    **{(state, Operation.DELETE_MATERIAL): state for state in _DOOMED},
     **{(state, Operation.SCHEDULE_DELETION): KeyState.PENDING_DELETION for state in _DELETABLE},
-    (KeyState.PENDING_DELETION, Operation.SCHEDULE_DELETION): KeyPendingDeletionError,
+    **{(state, Operation.SCHEDULE_DELETION): KeyPendingDeletionError for state in _DOOMED},
     **{(state, Operation.CANCEL_DELETION): KeyNotPendingDeletionError for state in _DELETABLE},
-    (KeyState.PENDING_DELETION, Operation.CANCEL_DELETION): KeyState.DISABLED,
+    **{(state, Operation.CANCEL_DELETION): KeyState.DISABLED for state in _DOOMED},
 }
 
 _REASONS: Final = {
     KeyState.DISABLED: "is disabled",
     KeyState.PENDING_DELETION: "is pending deletion",
+    KeyState.PENDING_REPLICA_DELETION: "is pending deletion of its replicas",
     KeyState.PENDING_IMPORT: "is pending import",
 }
 _REMEDIES: Final = {
     KeyState.DISABLED: "enable it first: kmsfs key enable {}",
     KeyState.PENDING_DELETION: "keep it after all: kmsfs key cancel-deletion {}",
+    KeyState.PENDING_REPLICA_DELETION: "keep it after all: kmsfs key cancel-deletion {}",
     KeyState.PENDING_IMPORT: "import its material: kmsfs key import {} FILE",
 }
 

@@ -263,6 +263,9 @@ class KeyUse(Regions):
     ) -> MaterialEntry:
         """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
         entry = self._perhaps_new(service.entry, parsed.head.material_id)
+        if entry.key.primary_region is not None and parsed.head.key_arn not in entry.prefixes:
+            self.refresh()  # another process may have replicated the key to that region
+            entry = service.entry(parsed.head.material_id)
         if use is not None:
             use.found(entry.key)
         if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:

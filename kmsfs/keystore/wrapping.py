@@ -1,7 +1,7 @@
 """How plaintext becomes a blob and comes back, for both suites.
 
-The rule: the head that is authenticated is made of this keystore's own names (``MaterialEntry.prefix``). What a
-blob says of itself only has to agree with it.
+The rule: the head that is authenticated is made of this keystore's own names (``MaterialEntry.prefixes``). What a
+blob says of itself only has to agree with it; of a multi-region key, with one of the heads of its regions.
 """
 
 from typing import Final
@@ -21,20 +21,24 @@ _HSM_GCM: Final = Suite.HSM_GCM
 
 def seal(hsm: Hsm, entry: MaterialEntry, nonce: bytes, plaintext: bytes, context: bytes) -> bytes:
     """Return the whole blob."""
-    head = entry.prefix + nonce
+    arn = entry.key.arn
+    head = entry.prefixes[arn] + nonce
     if entry.material.suite is _HSM_GCM:
         return head + hsm.encrypt_gcm(entry.material.material_id, nonce, plaintext, head + context)
-    return head + gcm_seal(_one_time_key(hsm, entry, nonce), nonce[-NONCE_SIZE:], plaintext, head + context)
+    return head + gcm_seal(
+        _one_time_key(hsm, entry, arn, nonce), nonce[-NONCE_SIZE:], plaintext, head + context
+    )
 
 
 def open_blob(hsm: Hsm, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
     """Return the plaintext, or raise IntegrityError."""
     nonce = blob.nonce
-    head = entry.prefix + nonce
+    arn = blob.head.key_arn if blob.head.key_arn in entry.prefixes else entry.key.arn
+    head = entry.prefixes[arn] + nonce
     if entry.material.suite is _HSM_GCM:
         plaintext = hsm.decrypt_gcm(entry.material.material_id, nonce, blob.sealed, head + context)
     else:
-        key = _one_time_key(hsm, entry, nonce)
+        key = _one_time_key(hsm, entry, arn, nonce)
         plaintext = gcm_open(key, nonce[-NONCE_SIZE:], blob.sealed, head + context)
     # A blob of another region's key failed above, by its tag. What is left is a genuine one whose own copy of
     # the head was edited: nothing trusted that copy, but every bit of a blob shall count.
@@ -49,5 +53,5 @@ def kdf_input(key_arn: KeyArn, nonce: bytes) -> bytes:
     return b"\x00\x00\x00\x01" + KDF_LABEL + b"\x00" + context + b"\x00\x00\x01\x00"
 
 
-def _one_time_key(hsm: Hsm, entry: MaterialEntry, nonce: bytes) -> bytes:
-    return hsm.hmac(entry.material.material_id, kdf_input(entry.key.arn, nonce))
+def _one_time_key(hsm: Hsm, entry: MaterialEntry, arn: KeyArn, nonce: bytes) -> bytes:
+    return hsm.hmac(entry.material.material_id, kdf_input(arn, nonce))

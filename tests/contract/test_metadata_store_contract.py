@@ -61,7 +61,7 @@ def key(key_id: str, description: str = "") -> Row:
         "region": US, "key_id": key_id, "state": "Enabled", "manager": "CUSTOMER", "description": description,
         "created_at": 1, "current_material": "c" * 64, "deletion_at": None, "rotation_period_days": None,
         "next_rotation_at": None, "key_usage": None, "key_spec": None, "origin": None, "primary_region": None,
-        "replica_regions": None,
+        "replica_regions": None, "former_regions": None, "deletion_days": None,
     }  # fmt: skip
     return Row("keys", values, MAC)
 

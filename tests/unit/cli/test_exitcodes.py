@@ -12,9 +12,10 @@ def leaves(base: type[errors.KmsfsError] = errors.KmsfsError) -> list[type[error
     return [leaf for child in below for leaf in leaves(child)] if below else [base]
 
 
-# Bases that are raised themselves: bytes that do not parse, a malformed alias or tag, a key that is not there
-# or not in the right state.
+# Bases that are raised themselves: an alias or region that exists, bytes that do not parse, a malformed alias or
+# tag, a key that is not there or not in the right state.
 RAISED_BASES = [
+    errors.AlreadyExistsError,
     errors.FormatError,
     errors.InvalidAliasError,
     errors.KeyNotFoundError,

@@ -157,6 +157,8 @@ def test_a_key_of_every_kind_is_read_as_it_was_written(
         materials=(material,),
         primary_region=EU,
         replica_regions=(US, Region("ap-south-1")),
+        former_regions=(Region("us-west-2"),),
+        deletion_days=7,
     )
     row = material_values(US, key.key_id, material, 0)
     ledger.commit(lambda _: Changes(puts=[("keys", key_values(key)), ("materials", row)]))
@@ -169,13 +171,13 @@ def test_usual_values_are_those_of_rows_that_do_not_have_them(ledger: Ledger) ->
     rows = [key_values(key), material_values(US, key.key_id, key.materials[0], 0)]
     assert [name for row in rows for name, value in row.items() if value is None] == [
         *("deletion_at", "rotation_period_days", "next_rotation_at", "key_usage", "key_spec", "origin"),
-        *("primary_region", "replica_regions", "rotation_type", "expires_at", "import_state"),
-        *("description", "sealed"),
+        *("primary_region", "replica_regions", "former_regions", "deletion_days"),
+        *("rotation_type", "expires_at", "import_state", "description", "sealed"),
     ]
 
 
 def test_there_are_columns_of_five_tables(path: Path) -> None:
-    assert len(columns(path)) == 43
+    assert len(columns(path)) == 45
 
 
 TABLE_COLUMNS = [
@@ -183,7 +185,8 @@ TABLE_COLUMNS = [
     for table, names in {
         "region_state": "region account counter rows_digest mac",
         "keys": "region key_id state manager description created_at current_material deletion_at"
-        " rotation_period_days next_rotation_at key_usage key_spec origin primary_region replica_regions mac",
+        " rotation_period_days next_rotation_at key_usage key_spec origin primary_region replica_regions"
+        " former_regions deletion_days mac",
         "materials": "region material_id key_id suite created_at uses_reserved rotation_type expires_at"
         " import_state description sealed mac",
         "aliases": "region name key_id created_at updated_at mac",

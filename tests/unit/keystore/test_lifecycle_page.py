@@ -5,11 +5,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from kmsfs.ids import Region
-from kmsfs.keystore import administration, aliases, lifecycle, tags
+from kmsfs.keystore import administration, aliases, lifecycle, rotation, tags
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.region import integrity_key_id
 from kmsfs.keystore.rows import CONDEMNED, DELETED
-from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY
+from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY
 
 PAGE = (Path(__file__).parents[3] / "docs" / "keystore.md").read_text()
 
@@ -24,9 +24,9 @@ def test_the_limits() -> None:
     shown = [tuple(map(int, re.findall(r"\d+", value))) for value in rows("| limit | value |\n").values()]
     assert shown == [
         (lifecycle.MIN_WINDOW_DAYS, lifecycle.MAX_WINDOW_DAYS, lifecycle.MAX_WINDOW_DAYS),
-        (lifecycle.MIN_PERIOD_DAYS, lifecycle.MAX_PERIOD_DAYS, lifecycle.DEFAULT_PERIOD_DAYS),
-        (lifecycle.MANAGED_PERIOD_DAYS,),
-        (lifecycle.MAX_ON_DEMAND,),
+        (rotation.MIN_PERIOD_DAYS, rotation.MAX_PERIOD_DAYS, rotation.DEFAULT_PERIOD_DAYS),
+        (rotation.MANAGED_PERIOD_DAYS,),
+        (rotation.MAX_ON_DEMAND,),
         (aliases.MAX_ALIASES,),
         (tags.MAX_TAGS,),
         (tags.MAX_NAME_LENGTH, tags.MAX_VALUE_LENGTH),
@@ -42,8 +42,8 @@ def test_the_steps_of_a_deletion() -> None:
 
 def test_the_owned_keys_are_in_the_table_of_objects() -> None:
     """The page gives the text that each id is the hash of."""
-    named = re.findall(r'SHA-256\(`"([a-z ]+)"` ', PAGE)
+    named = re.findall(r'SHA-256\(`"([a-z -]+)"` ', PAGE)
     region = Region("eu-west-1")
     ids = {sha256(f"{name}\0{region}".encode()).digest() for name in named}
-    sealing = {CREDENTIAL_KEY.object_id(region), IMPORT_KEY.object_id(region)}
+    sealing = {key.object_id(region) for key in (CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY)}
     assert ids == {integrity_key_id(region), audit_key_id(region), *sealing}

@@ -56,6 +56,7 @@ def test_the_page_shows_the_table() -> None:
         "point an alias at it": (Operation.POINT_ALIAS,),
         "tag, untag, change the description": (Operation.TAG, Operation.DESCRIBE_ANEW),
         "rotate, turn rotation on or off": (Operation.ROTATE, Operation.SET_ROTATION),
+        "replicate, make another region the primary's": (Operation.REPLICATE, Operation.MOVE_PRIMARY),
         "schedule the deletion": (Operation.SCHEDULE_DELETION,),
         "cancel the deletion": (Operation.CANCEL_DELETION,),
     }

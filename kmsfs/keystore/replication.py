@@ -1,0 +1,52 @@
+"""Multi-region keys by reference: the part of ``Keystore`` that relates keys of several regions."""
+
+from collections.abc import Sequence
+
+from kmsfs.errors import InvalidRequestError, RegionNotFoundError
+from kmsfs.keystore import tags
+from kmsfs.keystore.administration import check_description
+from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.multi_region import NewReplica
+from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.regions import Regions
+from kmsfs.keystore.relatives import require_primary
+
+
+class Replication(Regions):
+    """Replicas of multi-region keys, and which of related keys is the primary."""
+
+    def replicate_key(
+        self,
+        ref: str,
+        to_region: str,
+        *,
+        description: str = "",
+        key_tags: Sequence[tuple[str, str]] = (),
+        policy: str | None = None,
+        region: str | None = None,
+    ) -> KeyMetadata:
+        """Make a replica of a primary key in another region; return it."""
+        check_description(description)
+        wanted = NewReplica(description, tags.checked_tags(key_tags), policy)
+        service, key_id = self._locate(ref, region)
+        key = service.key(key_id)
+        target = self._replica_region(to_region)
+        with self.audits.change(service, "ReplicateKey", key_id, replica_region=to_region):
+            require_primary(key)
+            with self.audits.change(target, "CreateKey", None, primary_key=key.arn) as change:
+                change.key_arn = key.arn_in(target.config.region)
+                return self._multi_region.replicate(key, target.config.region, wanted)
+
+    def update_primary_region(self, ref: str, to_region: str, *, region: str | None = None) -> KeyMetadata:
+        """Make the replica in another region the primary, and the primary a replica; return the new primary."""
+        service, key_id = self._locate(ref, region)
+        key = service.key(key_id)
+        target = self._replica_region(to_region)
+        with self.audits.change(service, "UpdatePrimaryRegion", key_id, primary_region=to_region):
+            return self._multi_region.move_primary(key, target.config.region)
+
+    def _replica_region(self, region: str) -> RegionService:
+        try:
+            return self._fresh_service(region)
+        except RegionNotFoundError as error:
+            raise InvalidRequestError(f"region {region} is not configured", hint=error.hint) from error

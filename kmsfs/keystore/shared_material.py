@@ -1,0 +1,54 @@
+"""Key material that several regions' tokens hold: that of multi-region keys, and of no other keys.
+
+It is made on the host, of random bytes of the token, put into the token as every key material is, sensitive and not
+extractable, and kept a second time in the region's metadata, sealed under a key of that token. So the token of one
+region opens what another region's token is to get.
+"""
+
+from dataclasses import replace
+
+from kmsfs.crypto.entropy import random_bytes
+from kmsfs.errors import IntegrityError
+from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
+from kmsfs.ids import KeyId, MaterialId, Region
+from kmsfs.keystore.model import Material
+from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.sealing import MULTI_REGION_KEY
+
+
+def new_shared_material(
+    hsm: Hsm, region: Region, key_id: KeyId, label: str, size: int, now: float
+) -> Material:
+    """Make material that can be shared; what the caller does not commit, it destroys. One process at a time.
+
+    Always of suite 2: every module can do it, and no count of its uses has to be kept across regions.
+    """
+    MULTI_REGION_KEY.make(hsm, region)
+    material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), Suite.HSM_KDF, now)
+    return _put(hsm, region, key_id, label, material, hsm.random(size))
+
+
+def copied_material(
+    source: tuple[Hsm, Region], target: tuple[Hsm, Region], key_id: KeyId, label: str, material: Material
+) -> Material:
+    """Put one region's material into another region's token; as for ``new_shared_material``."""
+    value = _open(*source, key_id, material)
+    MULTI_REGION_KEY.make(*target)
+    return _put(*target, key_id, label, material, value)
+
+
+def _put(hsm: Hsm, region: Region, key_id: KeyId, label: str, material: Material, value: bytes) -> Material:
+    name = material.material_id.hex()
+    sealed = MULTI_REGION_KEY.seal(hsm, region, value, key_id=key_id, material_id=name)
+    if not hsm.holds(material.material_id):  # as after a crash between here and the commit
+        hsm.put(KeyKind.HMAC, material.material_id, label, value)
+    return replace(material, sealed=sealed)
+
+
+def _open(hsm: Hsm, region: Region, key_id: KeyId, material: Material) -> bytes:
+    name, sealed = material.material_id.hex(), material.sealed
+    assert sealed is not None  # noqa: S101 - every material of a multi-region key has a copy
+    try:
+        return MULTI_REGION_KEY.open(hsm, region, sealed, key_id=key_id, material_id=name)
+    except IntegrityError:
+        raise IntegrityError(f"sealed copy of key material {name} is not authentic") from None

@@ -1,4 +1,4 @@
-"""``scripts/bench kms``: the key service beside moto_server, and the keystore beside its bare module.
+"""``scripts/bench kms``: the key service beside moto_server, and the keystore beside its bare module (kms_inside.py).
 
 Every request to kmsfs is authenticated, authorised, audited and goes to the token; moto_server does none of it.
 Both are asked by the same boto3 clients, in turn, in the same run.
@@ -13,20 +13,18 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchlib.kms_inside import compare_in_process
 from benchlib.results import Comparison, machine, table
-from kmsfs.keystore.service import Keystore
 
 REGION = "us-east-1"
 ACTIONS = ("Decrypt", "GenerateDataKey")
 ROOT = Path(__file__).resolve().parents[2]
 MOTO = ROOT / ".venv-moto" / "bin"
 SERVER_BUDGET = 1.0
-IN_PROCESS_BUDGET = 0.7
-IN_PROCESS_CALLS = 5_000
 
 
 def add_parser(commands: "argparse._SubParsersAction", name: str) -> None:
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             "moto": stack.enter_context(_moto()),
         }
         compared = [_compare_servers(endpoints, action, args) for action in ACTIONS]
-        inside = _compare_in_process(home, args.rounds)
+        inside = compare_in_process(home, 3 * args.rounds)
     print(table(compared))
     print(table(inside))
     if args.json:
@@ -151,43 +149,3 @@ def _server(command: list, env: dict[str, str], mark: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _compare_in_process(home: Path, rounds: int) -> list[Comparison]:
-    """Time the keystore's own calls beside what they cannot do without: the token's."""
-    with Keystore.open(home, via="bench") as keystore:
-        key = keystore.resolve("alias/bench", region=REGION)
-        hsm = keystore._service(REGION).hsm
-        material, aad, nonce, plain = key.current_material_id, bytes(100), bytes(12), bytes(32)
-        sealed = hsm.encrypt_gcm(material, nonce, plain, aad)
-        blob = keystore.encrypt(key.arn, plain, {}).blob
-        pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-            "Encrypt in process": (
-                lambda: keystore.encrypt(key.arn, plain, {}),
-                lambda: hsm.encrypt_gcm(material, nonce, plain, aad),
-            ),
-            "Decrypt in process": (
-                lambda: keystore.decrypt(blob, {}),
-                lambda: hsm.decrypt_gcm(material, nonce, sealed, aad),
-            ),
-        }
-        for ours, _ in pairs.values():
-            _time(ours)  # the first blocks of the use counter are committed here
-        return [
-            Comparison(
-                f"{name}, {IN_PROCESS_CALLS} calls",
-                IN_PROCESS_BUDGET,
-                {
-                    "kmsfs": [_time(ours) for _ in range(rounds)],
-                    "module": [_time(raw) for _ in range(rounds)],
-                },
-            )
-            for name, (ours, raw) in pairs.items()
-        ]
-
-
-def _time(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    for _ in range(IN_PROCESS_CALLS):
-        call()
-    return time.perf_counter() - start

@@ -5,6 +5,4 @@ import os
 NONCE_SIZE = 12
 
 
-def random_bytes(count: int) -> bytes:
-    """Return ``count`` bytes from the operating system's CSPRNG (getrandom(2))."""
-    return os.urandom(count)
+random_bytes = os.urandom  # of the operating system's CSPRNG: getrandom(2)

@@ -19,7 +19,6 @@ from kmsfs.ids import KeyArn, Region
 
 DONE: Final = "ok"
 START_MAC: Final = bytes(32)
-MICROSECONDS: Final = 1_000_000
 
 _NEXT: Final = b"kmsfs audit next"
 _SEGMENT: Final = b"kmsfs audit segment v1"
@@ -92,7 +91,7 @@ class Chain:
         key = self._key
         mac = hmac_sha256(key, self.mac + body)
         self._next = _next_key(key), mac
-        return b"".join((body, _MAC_START, hexlify(mac), _MAC_END))
+        return body + _MAC_START + hexlify(mac) + _MAC_END
 
     def advance(self, line: bytes) -> None:
         """Go on behind what ``line`` returned last, which is written now."""
@@ -129,9 +128,8 @@ def segment_message(region: Region, segment_id: str) -> bytes:
 def record_body(event: Event, region: Region, now: float) -> bytes:
     """Return a record as it is authenticated: JSON, but for the closing brace that follows the MAC."""
     (principal, uid, via, request_id), action, key_arn, context, result, uses, details, since = event
-    seconds, microseconds = divmod(int(now * MICROSECONDS), MICROSECONDS)
     head = _head(principal, uid, via, action, key_arn, region, result, uses)
-    body = f'{{"time":"{_second(seconds)}.{microseconds:06d}Z",{head}{_pairs(tuple(context.items()))}}}'
+    body = f'{{"time":"{timestamp(now)}",{head}{_pairs(tuple(context.items()))}}}'
     if since is not None:
         body += f',"since":"{timestamp(since)}"'
     if request_id:
@@ -177,7 +175,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 def timestamp(epoch_s: float) -> str:
     """Return a time as records have it: UTC, with microseconds."""
-    seconds, microseconds = divmod(int(epoch_s * MICROSECONDS), MICROSECONDS)
+    seconds, microseconds = divmod(int(epoch_s * 1_000_000), 1_000_000)
     return f"{_second(seconds)}.{microseconds:06d}Z"
 
 

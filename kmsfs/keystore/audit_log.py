@@ -107,7 +107,8 @@ class AuditLog:
         except OSError as error:
             raise self._refusal(error) from error
         self._failure = None
-        self._keep_up()
+        if time.monotonic() - self._written_up >= 2 * INTERVAL_S:
+            self._keep_up()
 
     def count(self, event: Event) -> None:
         """Add to what the next record of this kind will say; it is written within a minute."""
@@ -118,7 +119,8 @@ class AuditLog:
                 self._counts[kind] = _Counted(event._replace(since=self._clock()), event.uses)
             else:
                 found.uses += event.uses
-        self._keep_up()
+        if time.monotonic() - self._written_up >= 2 * INTERVAL_S:
+            self._keep_up()
 
     def prepare(self) -> None:
         """Raise if a record cannot be written now: to be asked before what cannot be taken back."""
@@ -143,9 +145,7 @@ class AuditLog:
     # --- housekeeping ---------------------------------------------------------------------------
     def _keep_up(self) -> None:
         """Tend the log of a process that nobody tends: a command that takes long. Never waits for who tends it."""
-        if time.monotonic() - self._written_up < 2 * INTERVAL_S or not self._housekeeping.acquire(
-            blocking=False
-        ):
+        if not self._housekeeping.acquire(blocking=False):
             return
         try:
             self.tend()

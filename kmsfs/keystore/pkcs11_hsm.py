@@ -64,11 +64,13 @@ _CAPABILITIES: Final = {
     MechanismFlag.DECRYPT: Attribute.DECRYPT,
     MechanismFlag.SIGN: Attribute.SIGN,
 }
-_USES: Final[dict[str, tuple[KeyKind, type[KmsfsError]]]] = {  # the key that is used, and what a bad input is
-    "encrypt": (KeyKind.AES, HsmUnavailableError),
-    "decrypt": (KeyKind.AES, IntegrityError),
-    "sign": (KeyKind.HMAC, HsmUnavailableError),
+#: Which key is used by which method, and what a bad input is. Their public namesakes allot 8 KiB for each answer.
+_USES: Final[dict[str, tuple[KeyKind, type[KmsfsError]]]] = {
+    "_encrypt": (KeyKind.AES, HsmUnavailableError),
+    "_decrypt": (KeyKind.AES, IntegrityError),
+    "_sign": (KeyKind.HMAC, HsmUnavailableError),
 }
+_LONGEST_TAG: Final = 64  # of what is added to a ciphertext, or is itself the answer; more would be asked for
 _AES_GCM: Final = Mechanism.AES_GCM  # to look it up each time takes as long as a call
 _TEMPLATE: Final = {
     Attribute.PRIVATE: True,
@@ -117,15 +119,15 @@ class Pkcs11Hsm:
 
     def encrypt_gcm(self, object_id: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Return ciphertext || tag."""
-        return self._run("encrypt", object_id, plaintext, _AES_GCM, GCMParams(iv, aad, 128))
+        return self._run("_encrypt", object_id, plaintext, _AES_GCM, GCMParams(iv, aad, 128))
 
     def decrypt_gcm(self, object_id: bytes, iv: bytes, sealed: bytes, aad: bytes) -> bytes:
         """Return the plaintext, or raise IntegrityError."""
-        return self._run("decrypt", object_id, sealed, _AES_GCM, GCMParams(iv, aad, 128))
+        return self._run("_decrypt", object_id, sealed, _AES_GCM, GCMParams(iv, aad, 128))
 
     def hmac(self, object_id: bytes, message: bytes, digest: Digest = Digest.SHA_256) -> bytes:
         """Return the HMAC of ``message``."""
-        return self._run("sign", object_id, message, _HMACS[digest])
+        return self._run("_sign", object_id, message, _HMACS[digest])
 
     def offers_hmac(self, digest: Digest) -> bool:
         """Return whether the module does HMAC with that digest."""
@@ -208,19 +210,20 @@ class Pkcs11Hsm:
     ) -> bytes:
         """Return what the key's method ``use`` makes of ``data``."""
         kind, bad_input = _USES[use]
+        room = len(data) + _LONGEST_TAG
         answer: bytes
         self.calls += 1
         with self._module.lock:
             try:
                 key = self._key(object_id, kind)
-                answer = getattr(key, use)(data, mechanism=mechanism, mechanism_param=param)
+                answer = getattr(key, use)(data, mechanism, param, buffer_size=room)
                 return answer
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, bad_input)
             self._recover()
             try:
                 key = self._key(object_id, kind)
-                answer = getattr(key, use)(data, mechanism=mechanism, mechanism_param=param)
+                answer = getattr(key, use)(data, mechanism, param, buffer_size=room)
                 return answer
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, bad_input)

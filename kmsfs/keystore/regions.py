@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock, RLock
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from kmsfs.errors import (
     AliasNotFoundError,
@@ -34,7 +34,6 @@ from kmsfs.keystore.stores import open_store
 REFRESH_INTERVAL_S = 1.0
 SWEEP_RETRY_S = 60.0
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -84,13 +83,13 @@ class Regions:
 
         return self._perhaps_new(find)
 
-    def _perhaps_new(self, find: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _perhaps_new(self, find: Callable[[], T]) -> T:
         """Find what another process may have made since the metadata were last read."""
         try:
-            return find(*args, **kwargs)
+            return find()
         except (KeyNotFoundError, AliasNotFoundError):
             self._catch_up()
-            return find(*args, **kwargs)
+            return find()
 
     def refresh(self) -> bool:
         """Read the metadata again if another process changed it; return whether anything differs.

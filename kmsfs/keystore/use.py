@@ -14,6 +14,7 @@ from kmsfs.errors import (
     KeyNotFoundError,
     KmsfsError,
     RegionNotFoundError,
+    UnknownMaterialError,
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
 from kmsfs.format.context import encode_context
@@ -262,10 +263,15 @@ class KeyUse(Regions):
         self, service: RegionService, parsed: Blob, ref: str | None, use: Recording | None = None
     ) -> MaterialEntry:
         """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
-        entry = self._perhaps_new(service.entry, parsed.head.material_id)
+        material_id = parsed.head.material_id
+        try:
+            entry = service.entry(material_id)
+        except UnknownMaterialError:
+            self._catch_up()  # another process may have made it just now
+            entry = service.entry(material_id)
         if entry.key.primary_region is not None and parsed.head.key_arn not in entry.prefixes:
             self.refresh()  # another process may have replicated the key to that region
-            entry = service.entry(parsed.head.material_id)
+            entry = service.entry(material_id)
         if use is not None:
             use.found(entry.key)
         if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:

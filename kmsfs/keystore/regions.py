@@ -179,8 +179,7 @@ class Regions:
         service = self._services.get(region) or self._service(region)
         if region in self._stale:
             self._reread(service)
-        if service.ledger.counter is None:  # a command that ends at once gets to see what is due here only
-            self._sweep(service)
+            self._sweep(service)  # a command that ends at once gets to see what is due here only
         return service
 
     def _fresh_services(self, region: str | None) -> list[RegionService]:
@@ -196,6 +195,7 @@ class Regions:
                 service.lifecycle.relatives = self._multi_region
                 self.audits.add(service)
                 self._services[region] = service
+                self._stale.add(config.region)
             return service
 
     def _services_of(self, region: str | None) -> list[RegionService]:

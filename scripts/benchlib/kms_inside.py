@@ -87,7 +87,7 @@ def _module_calls(keystore: Keystore, region: str) -> tuple[Call, Call]:
         with lock:
             return key.sign(kdf_input(entry.key.arn, nonce), mechanism=Mechanism.SHA256_HMAC)
 
-    aad = entry.prefix + nonce + encode_context(CONTEXT)
+    aad = entry.prefixes[entry.key.arn] + nonce + encode_context(CONTEXT)
     if entry.material.suite is Suite.HSM_KDF:
         iv = nonce[-NONCE_SIZE:]
         sealed = gcm_seal(derived(), iv, PLAIN, aad)

@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from benchlib import files, sourcetree
+from benchlib import files, kms_inside, sourcetree
 from benchlib.memory import growth, observe
 from benchlib.results import Comparison, table
 from benchlib.systems import Kmsfs
@@ -60,3 +60,17 @@ def test_memory_is_read_from_the_daemon(tmp_path: Path) -> None:
     series = observe(Kmsfs(tmp_path), archive, 2)
     assert len(series) == 3
     assert min(series) > 5
+
+
+def test_every_use_of_a_key_is_measured_for_both_suites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CALLS", "WARM_UP", "DISTINCT_BLOBS"):
+        monkeypatch.setattr(kms_inside, name, 3)
+    rows = kms_inside.compare_in_process(tmp_path / "home", 2)
+    assert [row.name.split(",")[:2] for row in rows[::2]] == [
+        [f"{action} in process", f" suite {suite}"]
+        for suite in (1, 2)
+        for action in ("Decrypt", "Encrypt", "GenerateDataKey")
+    ]
+    assert all(len(row.seconds["module"]) == 2 for row in rows)

@@ -254,5 +254,9 @@ class IncompleteError(TreeError):
     """Work on a tree was done as far as it could be; what is left was listed."""
 
 
+class StoppedError(TreeError):
+    """Long work was paused or cancelled, as somebody asked."""
+
+
 class UsageError(KmsfsError):
     """The command line asks for something contradictory."""

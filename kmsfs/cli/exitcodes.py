@@ -47,6 +47,7 @@ class ExitCode(IntEnum):
     NOT_MOUNTED = 35
     MOUNT_BUSY = 36
     INCOMPLETE = 37
+    STOPPED = 38
     FORMAT_INVALID = 40
     FORMAT_UNSUPPORTED = 41
     INTEGRITY = 42
@@ -118,6 +119,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.NotMountedError: ExitCode.NOT_MOUNTED,
     errors.MountBusyError: ExitCode.MOUNT_BUSY,
     errors.IncompleteError: ExitCode.INCOMPLETE,
+    errors.StoppedError: ExitCode.STOPPED,
     errors.UsageError: ExitCode.USAGE,
 }
 

@@ -22,6 +22,7 @@ TABLE: Final = {
     "mount": (f"{_COMMANDS}.mount", "Mount a tree."),
     "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),
     "rewrap": (f"{_COMMANDS}.rewrap", "Bring every slot of a tree to its key's current material."),
+    "migrate": (f"{_COMMANDS}.migrate", "Bring a whole tree under another key."),
     "replicate": (f"{_COMMANDS}.replicate", "Keep every file of a tree under one more key, or one less."),
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from kmsfs.cli.home import home_path, open_keystore
 from kmsfs.cli.progress import Progress
@@ -15,56 +15,87 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kmsfs.format.superblock import Superblock
+    from kmsfs.ids import TreeId
     from kmsfs.keystore.service import Keystore
-    from kmsfs.tools.changes import Change
+    from kmsfs.tools.access import UnmountedTree
+    from kmsfs.tools.change_list import ChangeList
+    from kmsfs.tools.changes import Change, KeyedTree
     from kmsfs.tools.convergence import Result
+    from kmsfs.tools.passes import Failure
+    from kmsfs.tools.runners import Runner
+    from kmsfs.tools.throttle import Rate
 
 Decide = Callable[["Keystore", "Superblock"], "Change"]
-MAX_SHOWN = 50  # failures on a terminal; --json has all
+MAX_SHOWN: Final = 50  # failures for a person; --json has all
+
+
+def open_tree(keystore: Keystore, tree: Path, *, touch: bool) -> UnmountedTree:
+    """Hold a tree for a change of its keys."""
+    from kmsfs.tools.access import UnmountedTree
+
+    return UnmountedTree(keystore, tree.absolute(), touch=touch)
+
+
+def tree_id_of(tree: Path) -> TreeId:
+    """The id of a tree, without holding it."""
+    from kmsfs.tree.superblock_file import read_superblock
+
+    return read_superblock(tree.absolute()).tree_id
+
+
+def path_of(work: KeyedTree, tree: Path) -> Path:
+    """The path under which the register knows the tree."""
+    return tree.absolute()
+
+
+def runner(keystore: Keystore, work: KeyedTree, rate: Rate | None = None) -> Runner:
+    """Who asks the HSM."""
+    from kmsfs.tools.runners import InProcess
+    from kmsfs.tree.rekey import Rekeyer
+
+    return InProcess(Rekeyer(keystore, work.block.tree_id), rate)
 
 
 def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: bool) -> None:
     """Carry out a change of a tree's keys and print the result; IncompleteError if files were left behind."""
     from kmsfs.tools import changes
-    from kmsfs.tools.access import UnmountedTree
     from kmsfs.tools.change_list import ChangeList
-    from kmsfs.tools.passes import InProcess
-    from kmsfs.tree.rekey import Rekeyer
 
-    with open_keystore(via=via) as keystore, UnmountedTree(keystore, tree.absolute(), touch=touch) as work:
+    with open_keystore(via=via) as keystore, open_tree(keystore, tree, touch=touch) as work:
         change = decide(keystore, work.block)
-        keystore.note_tree(work.block.tree_id, tree, {*work.block.key_arns, *change.during})
+        path = path_of(work, tree)
+        keystore.note_tree(work.block.tree_id, path, {*work.block.key_arns, *change.during})
         changed = ChangeList(home_path(), work.block.tree_id)
         try:
             with Progress("files") as progress:
                 result = changes.apply(
                     change,
                     work,
-                    InProcess(Rekeyer(keystore, work.block.tree_id)),
+                    runner(keystore, work),
                     changed,
                     progress=lambda tally: progress.show(tally.files, len(tally.failures)),
                 )
         finally:
             changed.close()
         if result.complete and not result.failures:
-            keystore.note_tree(work.block.tree_id, tree, work.block.key_arns)
+            keystore.note_tree(work.block.tree_id, path, work.block.key_arns)
     tell(result, tree, changed, as_json=as_json)
 
 
-def tell(result: Result, tree: Path, changed: Any, *, as_json: bool) -> None:
+def tell(result: Result, tree: Path, changed: ChangeList, *, as_json: bool, **more: str) -> None:
     """Print what came of a change."""
     listed = str(changed.path) if changed.written else None
-    failures = [(os.fsdecode(failure.path) or ".", failure.reason) for failure in result.failures]
     if as_json:
         print_json(
             {
-                "complete": result.complete and not failures,
+                "complete": result.complete and not result.failures,
                 "files": result.files,
                 "bytes": result.bytes,
                 "changed": result.done,
                 "passes": result.passes,
-                "failed": [{"path": path, "reason": reason} for path, reason in failures],
+                "failed": rows(result.failures),
                 "change_list": listed,
+                **more,
             }
         )
     else:
@@ -72,14 +103,35 @@ def tell(result: Result, tree: Path, changed: Any, *, as_json: bool) -> None:
             {
                 "files": f"{result.files:,}",
                 "changed": f"{result.done:,}",
-                "failed": f"{len(failures):,}",
+                "failed": f"{len(result.failures):,}",
                 "change list": listed or "-",
+                **more,
             }
         )
-        if failures:
-            print_table(("PATH", "REASON"), failures[:MAX_SHOWN], empty="")
-    if failures or not result.complete:
+        print_failures(result.failures)
+    if result.failures or not result.complete:
         raise IncompleteError(
-            f"{tree}: {len(failures):,} files keep their old keys",
+            f"{tree}: {len(result.failures):,} files keep their old keys",
             hint="mend or remove them, then run the command again: what is done is not done twice",
         )
+
+
+def rows(failures: Sequence[Failure]) -> list[dict[str, str]]:
+    """Failures for programs."""
+    return [{"path": _path(failure), "reason": failure.reason} for failure in failures]
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """Failures for people."""
+    shown = [(_path(failure), failure.reason) for failure in failures[:MAX_SHOWN]]
+    if shown:
+        print_table(("PATH", "REASON"), shown, empty="")
+
+
+def text(value: Any) -> str:
+    """A value for people."""
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _path(failure: Failure) -> str:
+    return os.fsdecode(failure.path) or "."

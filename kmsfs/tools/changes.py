@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kmsfs.keystore.service import Keystore
-    from kmsfs.tools.passes import Ledger, Runner, Tally
+    from kmsfs.tools.passes import Ledger, Tally
+    from kmsfs.tools.runners import Runner
     from kmsfs.tools.walk import FoundDirectory, Wanted
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kmsfs.tools.passes import Failure, Ledger, Pass, Runner, Store, Tally
+from kmsfs.tools.passes import Failure, Ledger, Pass, Store, Tally
 from kmsfs.tools.walk import FoundDirectory, Walk, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmsfs.envelope.tree_key import TreeKeys
+    from kmsfs.tools.runners import Runner
 
 _MAX_PASSES: Final = 20  # of a tree whose every pass finds something new: it is told, not walked for ever
 

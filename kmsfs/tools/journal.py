@@ -129,6 +129,11 @@ class Journal:
         self.done += len(planned) - len(undone)
         self._append({"undone": undone})
 
+    def settle_read(self, moved: Sequence[Moved], undone: list[int]) -> None:
+        """The same for a batch that another process had intended."""
+        self.done += len(moved) - len(undone)
+        self._append({"undone": undone})
+
     def fail(self, failures: Sequence[Failure]) -> None:
         """What was left as it is."""
         self._append({"failed": [[os.fsdecode(failure.path), failure.reason] for failure in failures]})
@@ -166,13 +171,17 @@ def migrations_of(home: Path, tree_id: str) -> Path:
     return home / "migrations" / tree_id
 
 
-def find_open(home: Path, tree_id: TreeId) -> Path | None:
-    """The directory of the tree's migration that has not ended."""
+def find_last(home: Path, tree_id: TreeId) -> Path | None:
+    """The directory of the tree's last migration."""
     parent = migrations_of(home, tree_id.hex())
-    for directory in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else ():
-        if (directory / NAME).is_file() and read(directory / NAME).state not in ENDED:
-            return directory
-    return None
+    begun = [path for path in parent.iterdir() if (path / NAME).is_file()] if parent.is_dir() else []
+    return max(begun, default=None)
+
+
+def find_open(home: Path, tree_id: TreeId) -> Path | None:
+    """The same, if that migration has not ended."""
+    last = find_last(home, tree_id)
+    return None if last is None or read(last / NAME).state in ENDED else last
 
 
 def read(path: Path) -> Reading:

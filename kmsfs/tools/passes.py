@@ -10,18 +10,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kmsfs.errors import KmsfsError
 from kmsfs.format.layout import HEADER_SIZE
-from kmsfs.tree.rekey import Rekeyer, Swap, TargetError, Targets, is_current
+from kmsfs.tree.rekey import Swap, Targets, is_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kmsfs.tools.runners import Runner
     from kmsfs.tools.walk import FoundFile, Walk, Wanted
-
-BATCH_SIZE: Final = 256  # files; each keeps a descriptor until its header is in place
 
 
 class Outcome(StrEnum):
@@ -56,16 +55,6 @@ class Failure:
 
     path: bytes
     reason: str
-
-
-class Runner(Protocol):
-    """Computes new headers; the only part of a pass that asks the HSM."""
-
-    def targets(self, wanted: Wanted) -> Targets:
-        """The wanted keys with their current material. Raises if one of them cannot be used."""
-
-    def run(self, jobs: Sequence[tuple[bytes, Wanted]]) -> list[Swap | KmsfsError | None]:
-        """For each header what replaces it, None if nothing need, or why it cannot be."""
 
 
 class Store(Protocol):
@@ -136,7 +125,7 @@ class Pass:
             for start in starts:
                 for found in walk.files(start):
                     self._look_at(found)
-                    if len(self._batch) >= BATCH_SIZE:
+                    if len(self._batch) >= self._runner.batch_size:
                         self._flush()
             self._flush()
         finally:
@@ -145,7 +134,7 @@ class Pass:
 
     def fail(self, path: bytes, error: Exception) -> None:
         """Note what cannot be done."""
-        self.tally.failures.append(Failure(path, _reason(error)))
+        self.tally.failures.append(Failure(path, reason(error)))
 
     def _look_at(self, found: FoundFile) -> None:
         try:
@@ -238,32 +227,8 @@ class Pass:
         self._linked.clear()
 
 
-class InProcess:
-    """Asks the HSM right here."""
-
-    def __init__(self, rekeyer: Rekeyer) -> None:
-        self._rekeyer = rekeyer
-        self._known: dict[Wanted, Targets] = {}
-
-    def targets(self, wanted: Wanted) -> Targets:
-        """See Runner."""
-        targets = self._known[wanted] = self._rekeyer.targets(wanted)
-        return targets
-
-    def run(self, jobs: Sequence[tuple[bytes, Wanted]]) -> list[Swap | KmsfsError | None]:
-        """See Runner."""
-        return [self._one(raw, self._known[wanted]) for raw, wanted in jobs]
-
-    def _one(self, raw: bytes, targets: Targets) -> Swap | KmsfsError | None:
-        try:
-            return self._rekeyer.swap(raw, targets)
-        except KmsfsError as error:
-            return error
-        except TargetError as error:
-            raise error.reason from error
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something failed, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error)

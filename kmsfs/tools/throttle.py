@@ -6,7 +6,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from kmsfs.errors import HsmTimeoutError, HsmUnavailableError
+from kmsfs.errors import HsmTimeoutError, HsmUnavailableError, KmsfsError
+from kmsfs.tree.rekey import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ class Rate:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._interval_s = 1.0 / per_s
+        self.per_s = per_s
         self._clock = clock
         self._sleep = sleep
         self._next = clock()
@@ -37,7 +38,11 @@ class Rate:
         now = self._clock()
         if self._next > now:
             self._sleep(self._next - now)
-        self._next = max(self._next, now) + calls * self._interval_s
+        self._next = max(self._next, now) + calls / self.per_s
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error.reason if isinstance(error, TargetError) else error, TRANSIENT)
 
 
 def persistently(call: Callable[[], _T], sleep: Callable[[float], None] = time.sleep) -> _T:
@@ -48,6 +53,8 @@ def persistently(call: Callable[[], _T], sleep: Callable[[float], None] = time.s
     for attempt in range(ATTEMPTS - 1):
         try:
             return call()
-        except TRANSIENT:
+        except (KmsfsError, TargetError) as error:
+            if not _is_transient(error):
+                raise
             sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
     return call()

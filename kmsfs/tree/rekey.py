@@ -6,6 +6,7 @@ material. What replaces it is a ``Swap``: the next header, sealed, which ``kmsfs
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, Km
 from kmsfs.format import aad
 from kmsfs.format.blob import BlobHead, head_prefix, parse_blob_head
 from kmsfs.format.header import FileHeader, slots_begin_with
-from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
 from kmsfs.keystore.transitions import Operation, next_state
 
 if TYPE_CHECKING:
@@ -122,6 +123,17 @@ class Rekeyer:
 def is_current(raw: bytes, targets: Targets) -> bool:
     """Whether a header needs nothing. Not authenticated: an edited header is found when the file is opened."""
     return len(raw) == HEADER_SIZE and slots_begin_with(raw, [target.prefix for target in targets])
+
+
+def has_slots(raw: bytes, file_id: str, slots: Sequence[tuple[str, str]]) -> bool:
+    """Whether some copy of a header is that file's and names these (key ARN, material id in hex). Proves nothing."""
+    for at in (0, HEADER_COPY_SIZE):
+        with suppress(FormatError):
+            header = FileHeader.parse(raw[at : at + HEADER_COPY_SIZE])
+            named = [(head.key_arn, head.material_id.hex()) for head in heads(header.slots)]
+            if header.file_id.hex() == file_id and named == list(slots):
+                return True
+    return False
 
 
 def heads(slots: Sequence[bytes]) -> tuple[BlobHead, ...]:

@@ -18,7 +18,7 @@ from kmsfs.tools import changes
 from kmsfs.tools.access import UnmountedTree
 from kmsfs.tools.changes import Change
 from kmsfs.tools.convergence import Result
-from kmsfs.tools.passes import InProcess
+from kmsfs.tools.runners import InProcess
 from kmsfs.tree.directories import put_record
 from kmsfs.tree.rekey import Rekeyer
 from kmsfs.tree.superblock_file import read_superblock

@@ -12,7 +12,8 @@ from kmsfs.format.layout import HEADER_COPY_SIZE
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.tools.access import UnmountedTree
-from kmsfs.tools.passes import BATCH_SIZE, InProcess, Outcome, Pass, Tally
+from kmsfs.tools.passes import Outcome, Pass, Tally
+from kmsfs.tools.runners import BATCH_SIZE, InProcess
 from kmsfs.tools.walk import Walk
 from kmsfs.tree.rekey import Rekeyer
 from kmsfs.tree.superblock_file import lock_work

@@ -1,0 +1,177 @@
+"""The migration of a tree to another key: begun, paused, resumed after whatever stopped it, cancelled, reported.
+
+What is done is what the headers say; the journal keeps what they said before, so that a report can be made of it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kmsfs.errors import InvalidRequestError, StoppedError
+from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.ids import KeyArn
+from kmsfs.storage import backing
+from kmsfs.tools import changes
+from kmsfs.tools.journal import NAME, Journal, State, find_open, new_task, read
+from kmsfs.tree.rekey import has_slots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from kmsfs.errors import KmsfsError
+    from kmsfs.tools.changes import KeyedTree
+    from kmsfs.tools.convergence import Result
+    from kmsfs.tools.journal import Moved
+    from kmsfs.tools.passes import Ledger, Outcome, Planned, Tally
+    from kmsfs.tools.runners import Runner
+
+PAUSE: Final = "pause"  # a file of that name beside the journal asks whoever is at it to stop
+CANCEL: Final = "cancel"
+
+
+class Ledgers:
+    """Several ledgers as one."""
+
+    def __init__(self, *ledgers: Ledger) -> None:
+        self._ledgers = ledgers
+
+    def intend(self, planned: Sequence[Planned]) -> None:
+        """See Ledger."""
+        for ledger in self._ledgers:
+            ledger.intend(planned)
+
+    def sync(self) -> None:
+        """See Ledger."""
+        for ledger in self._ledgers:
+            ledger.sync()
+
+    def settle(self, planned: Sequence[Planned], outcomes: Sequence[Outcome | KmsfsError | OSError]) -> None:
+        """See Ledger."""
+        for ledger in self._ledgers:
+            ledger.settle(planned, outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the caller of a migration wants to hear and say. ``stop`` is asked after each batch."""
+
+    progress: Callable[[Tally], None]
+    stop: Callable[[], State | None]
+
+
+def open_journal(home: Path, tree: KeyedTree, path: Path, key_arn: KeyArn, *, touch: bool) -> Journal:
+    """Go on with the tree's migration to that key, or begin it. One to another key must be ended first."""
+    directory = find_open(home, tree.block.tree_id)
+    if directory is None:
+        task = new_task(tree.block.tree_id, path, key_arn, tree.block.key_arns, touch=touch)
+        return Journal.begin(home, task)
+    found = read(directory / NAME).task
+    if found.to_key != key_arn:
+        raise InvalidRequestError(
+            f"{path} is being migrated to {found.to_key}",
+            hint="resume that with --resume, or end it with --cancel, first",
+        )
+    return Journal.resume(directory, tree.block.tree_id)
+
+
+def run(journal: Journal, tree: KeyedTree, runner: Runner, ledger: Ledger, hooks: Hooks) -> Result:
+    """Migrate until nothing is left to do. StoppedError if it was paused or cancelled on the way."""
+    _settle_interrupted(journal, tree.root_fd)
+    change = changes.migrate(tree.block, KeyArn(journal.task.to_key))
+
+    def progress(tally: Tally) -> None:
+        hooks.progress(tally)
+        state = hooks.stop() or asked(journal.directory)
+        if state is not None:
+            raise _Stop(state)
+
+    try:
+        result = changes.apply(change, tree, runner, Ledgers(journal, ledger), progress=progress)
+    except _Stop as stop:
+        tree.sync()
+        journal.set_state(stop.state)
+        _forget_requests(journal.directory)
+        raise StoppedError(
+            f"migration of {journal.task.tree} is {stop.state.value}; {journal.done:,} files are under the new key",
+            hint=_WHAT_NEXT[stop.state],
+        ) from None
+    if result.failures:
+        journal.fail(result.failures)
+    if result.complete and not result.failures:
+        journal.set_state(State.DONE)
+    return result
+
+
+_WHAT_NEXT: Final = {
+    State.PAUSED: "go on: kmsfs migrate TREE --resume",
+    State.CANCELLED: "the tree is under its old keys and the new one: migrate it to either",
+}
+
+
+class _Stop(Exception):  # noqa: N818 - control flow
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.state = state
+
+
+def ask(directory: Path, state: State) -> None:
+    """Ask the process that works on a migration to stop after its batch."""
+    (directory / (CANCEL if state is State.CANCELLED else PAUSE)).touch(mode=0o600)
+
+
+def asked(directory: Path) -> State | None:
+    """What somebody asked for."""
+    if (directory / CANCEL).exists():
+        return State.CANCELLED
+    return State.PAUSED if (directory / PAUSE).exists() else None
+
+
+def cancel(journal: Journal) -> None:
+    """End a migration that nobody works on."""
+    journal.set_state(State.CANCELLED)
+    _forget_requests(journal.directory)
+
+
+def _forget_requests(directory: Path) -> None:
+    for name in (PAUSE, CANCEL):
+        with suppress(FileNotFoundError):
+            (directory / name).unlink()
+
+
+def _settle_interrupted(journal: Journal, root_fd: int) -> None:
+    """Find out what became of the batch that a crash interrupted, so that the report tells of it."""
+    moved = read(journal.directory / NAME).unsettled
+    if moved:
+        journal.settle_read(moved, [at for at, file in enumerate(moved) if not _is_done(file, root_fd)])
+
+
+def _is_done(moved: Moved, root_fd: int) -> bool:
+    """Whether the file has its new slots. One that is not there any more counts as not done."""
+    directory, _, name = os.fsencode(moved.path).rpartition(b"/")
+    try:
+        dir_fd = _descend(root_fd, directory)
+        try:
+            fd = backing.open_regular(name, dir_fd, write=False, noatime=True)
+        finally:
+            os.close(dir_fd)
+    except OSError:
+        return False
+    try:
+        return has_slots(os.pread(fd, HEADER_SIZE, 0), moved.file_id, moved.new)
+    finally:
+        os.close(fd)
+
+
+def _descend(root_fd: int, path: bytes) -> int:
+    fd = os.dup(root_fd)
+    for name in path.split(b"/") if path else ():
+        below = fd
+        try:
+            fd = backing.open_directory(name, below)
+        finally:
+            os.close(below)
+    return fd

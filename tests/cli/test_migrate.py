@@ -1,0 +1,202 @@
+"""``kmsfs migrate``: plan, run, pause, resume after kill -9, cancel, verify, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testkit.home import ALIAS, KMSFS, Home, refused
+from testkit.mounting import Mount
+from testkit.tool_trees import slot_keys
+
+from kmsfs.cli.exitcodes import ExitCode
+
+US = "us-east-1"
+FILES = 600
+RATE = "300"  # calls a second, two for each file
+
+
+@pytest.fixture
+def us_key(home: Home) -> str:
+    """A key of a second region."""
+    home.ok("region", "add", US)
+    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
+
+
+@pytest.fixture
+def eu_key(home: Home) -> str:
+    """The key of the tree."""
+    return str(home.json("key", "describe", ALIAS, "--region", "eu-west-1")["Arn"])
+
+
+@pytest.fixture
+def filled(mounted: Mount) -> Path:
+    """A tree with more files than go into one batch, unmounted."""
+    for directory in range(3):
+        (mounted.path / f"d{directory}").mkdir()
+        for number in range(FILES // 3):
+            (mounted.path / f"d{directory}" / f"f{number}").write_text(f"{directory}.{number}")
+    mounted.unmount()
+    return mounted.tree
+
+
+def check_content(mount: Mount) -> None:
+    for directory in range(3):
+        for number in range(FILES // 3):
+            path = mount.path / f"d{directory}" / f"f{number}"
+            assert path.read_text() == f"{directory}.{number}"
+
+
+@pytest.fixture
+def slow(home: Home, filled: Path, us_key: str) -> Iterator[subprocess.Popen[str]]:
+    """A migration that takes its time, and has begun."""
+    process = start(home, filled, us_key)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def start(home: Home, tree: Path, *more: str) -> subprocess.Popen[str]:
+    """Begin or resume a migration of a few hundred files a second; returns when a batch is done."""
+    arguments = ("--to-key", *more) if more and more[0].startswith("arn:") else more
+    process = subprocess.Popen(
+        [KMSFS, "migrate", tree, *arguments, "--rate", RATE, "--json"],
+        env=home.env(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return process
+
+
+def await_done(home: Home, tree: Path, process: subprocess.Popen[str], at_least: int) -> None:
+    """Wait until the journal says that so many files are done."""
+    while process.poll() is None:
+        done = home.run("migrate", tree, "--status", "--json")
+        if done.returncode == 0 and json.loads(done.stdout)["done"] >= at_least:
+            return
+    pytest.fail(f"ended too early: {process.communicate()}")
+
+
+def test_plan_run_verify(home: Home, filled: Path, mounted: Mount, eu_key: str, us_key: str) -> None:
+    plan = home.json("migrate", filled, "--to-key", us_key, "--dry-run")
+    assert (plan["files"], plan["to_change"], plan["hsm_calls"]) == (FILES, FILES, 2 * FILES)
+    assert slot_keys(filled) == {(eu_key,)}
+    failed = json.loads(home.run("migrate", filled, "--to-key", us_key, "--verify", "--json").stdout)
+    assert len(failed["failed"]) == FILES
+    told = home.json("migrate", filled, "--to-key", us_key)
+    assert (told["complete"], told["changed"], told["failed"]) == (True, FILES, [])
+    assert slot_keys(filled) == {(us_key,)}
+    verdict = home.json("migrate", filled, "--to-key", us_key, "--verify")
+    assert (verdict["files"], verdict["failed"]) == (FILES, [])
+    assert home.json("migrate", filled, "--status")["state"] == "done"
+    home.ok("key", "disable", eu_key)
+    mounted.start()
+    check_content(mounted)
+
+
+def test_killed_and_resumed(
+    home: Home, filled: Path, mounted: Mount, eu_key: str, us_key: str, slow: subprocess.Popen[str]
+) -> None:
+    await_done(home, filled, slow, 1)
+    slow.kill()
+    slow.communicate()
+    mounted.start()
+    check_content(mounted)
+    mounted.unmount()
+    status = home.json("migrate", filled, "--status")
+    assert status["state"] == "running"
+    assert 0 < status["done"] < FILES
+    told = home.json("migrate", filled, "--resume")
+    assert told["complete"]
+    assert slot_keys(filled) == {(us_key,)}
+    journal = Path(told["journal"], "journal.jsonl")
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    batches = [record["intended"] for record in records if "intended" in record]
+    undone = [record["undone"] for record in records if "undone" in record]
+    done = [
+        entry[0]
+        for batch, not_done in zip(batches, undone, strict=True)
+        for at, entry in enumerate(batch)
+        if at not in not_done
+    ]
+    assert len(set(done)) == FILES
+    assert home.json("migrate", filled, "--status")["done"] == len(done)
+
+
+def test_paused_by_a_signal_and_by_command(
+    home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]
+) -> None:
+    await_done(home, filled, slow, 1)
+    slow.send_signal(signal.SIGTERM)
+    out, err = slow.communicate()
+    assert (slow.returncode, out) == (ExitCode.STOPPED, "")
+    assert err.startswith("kmsfs: migration of ")
+    assert home.json("migrate", filled, "--status")["state"] == "paused"
+    again = start(home, filled, "--resume")
+    home.ok("migrate", filled, "--pause")
+    again.communicate()
+    # It may have been done before it looked; else it is paused once more.
+    assert again.returncode in (ExitCode.STOPPED, ExitCode.DONE)
+    if again.returncode == ExitCode.STOPPED:
+        assert home.json("migrate", filled, "--resume")["complete"]
+    assert slot_keys(filled) == {(us_key,)}
+
+
+def test_cancelled(
+    home: Home, filled: Path, eu_key: str, us_key: str, slow: subprocess.Popen[str], mounted: Mount
+) -> None:
+    await_done(home, filled, slow, 1)
+    refused(home.run("migrate", filled, "--cancel"), ExitCode.TREE_BUSY)
+    slow.kill()
+    slow.communicate()
+    assert us_key in home.ok("migrate", filled, "--cancel")
+    assert home.json("migrate", filled, "--status")["state"] == "cancelled"
+    refused(home.run("migrate", filled, "--resume"), ExitCode.USAGE)
+    assert home.json("migrate", filled, "--to-key", eu_key)["complete"]
+    assert slot_keys(filled) == {(eu_key,)}
+    mounted.start()
+    check_content(mounted)
+
+
+def test_two_at_once(home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]) -> None:
+    await_done(home, filled, slow, 1)
+    refused(home.run("migrate", filled, "--to-key", us_key), ExitCode.TREE_BUSY)
+    refused(home.run("rewrap", filled), ExitCode.TREE_BUSY)
+
+
+def test_refusals(home: Home, filled: Path, eu_key: str, us_key: str, tmp_path: Path) -> None:
+    refused(home.run("migrate", filled), ExitCode.USAGE)
+    refused(home.run("migrate", filled, "--resume"), ExitCode.USAGE)
+    refused(home.run("migrate", filled, "--pause", "--cancel"), ExitCode.USAGE)
+    refused(home.run("migrate", filled, "--status"), ExitCode.USAGE)
+    refused(home.run("migrate", tmp_path, "--to-key", us_key), ExitCode.NOT_A_TREE)
+    unknown = us_key[:-12] + "0" * 12
+    refused(home.run("migrate", filled, "--to-key", unknown), ExitCode.NOT_FOUND)
+    refused(home.run("migrate", filled, "--to-key", us_key.replace(US, "mars-1")), ExitCode.NOT_FOUND)
+    home.ok("key", "disable", us_key)
+    refused(home.run("migrate", filled, "--to-key", us_key), ExitCode.KEY_DISABLED)
+    assert not (home.path / "migrations").exists()
+    assert slot_keys(filled) == {(eu_key,)}
+    assert home.json("migrate", filled, "--to-key", eu_key)["changed"] == 0
+
+
+def test_another_migration_is_not_begun_over_an_open_one(
+    home: Home, filled: Path, eu_key: str, us_key: str, slow: subprocess.Popen[str]
+) -> None:
+    await_done(home, filled, slow, 1)
+    slow.kill()
+    slow.communicate()
+    refused(home.run("migrate", filled, "--to-key", eu_key), ExitCode.USAGE)
+    journal = next((home.path / "migrations").rglob("journal.jsonl"))
+    text = journal.read_text()
+    journal.write_text(text.replace('"kmsfs_migration":1', '"kmsfs_migration":2', 1))
+    refused(home.run("migrate", filled, "--resume"), ExitCode.FORMAT_UNSUPPORTED)
+    journal.write_text(text)
+    assert home.json("migrate", filled, "--resume")["complete"]
+    assert os.fspath(journal) == home.json("migrate", filled, "--status")["journal"] + "/journal.jsonl"

@@ -5,21 +5,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from kmsfs.tools.journal import State
-
 
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], State | None]]:
-    """Yield what says whether a signal has asked to pause. A second one ends the process as ever."""
-    asked: list[State] = []
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Yield what says whether a signal has asked to stop. A second one ends the process as ever."""
+    asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.append(State.PAUSED)
+        asked.append(number)
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked[0] if asked else None
+        yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -57,10 +57,10 @@ class Ledgers:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller of a migration wants to hear and say. ``stop`` is asked after each batch."""
+    """What the caller of a migration wants to hear and say. ``stop`` is asked after each batch: true pauses it."""
 
     progress: Callable[[Tally], None]
-    stop: Callable[[], State | None]
+    stop: Callable[[], bool]
 
 
 def open_journal(home: Path, tree: KeyedTree, path: Path, key_arn: KeyArn, *, touch: bool) -> Journal:
@@ -85,7 +85,7 @@ def run(journal: Journal, tree: KeyedTree, runner: Runner, ledger: Ledger, hooks
 
     def progress(tally: Tally) -> None:
         hooks.progress(tally)
-        state = hooks.stop() or asked(journal.directory)
+        state = State.PAUSED if hooks.stop() else asked(journal.directory)
         if state is not None:
             raise _Stop(state)
 

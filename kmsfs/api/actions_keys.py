@@ -19,7 +19,6 @@ _CHOICES: Final[dict[str, tuple[object, ...]]] = {
     "KeySpec": tuple(KeySpec),
     "CustomerMasterKeySpec": tuple(KeySpec),
     "Origin": tuple(Origin),
-    "MultiRegion": (False,),
 }
 
 
@@ -38,6 +37,7 @@ def create_key(call: ActionCall) -> Output:
         policy=policy,
         spec=_spec(call),
         origin=Origin(call.text("Origin", "AWS_KMS")),
+        multi_region=call.parameters.get("MultiRegion") is True,
     )
     return {"KeyMetadata": key.to_aws()}
 
@@ -87,9 +87,12 @@ def schedule_key_deletion(call: ActionCall) -> Output:
     """Delete a CMK when some days are over; until then it cannot be used."""
     days = call.number("PendingWindowInDays", MAX_WINDOW_DAYS)
     key = call.keystore.schedule_key_deletion(call.key(aliases=False).arn, days=days, region=call.region)
+    date = (
+        {} if key.deletion_at is None else {"DeletionDate": key.deletion_at}
+    )  # none while replicas are left
     return {
+        **date,
         "KeyId": key.arn,
-        "DeletionDate": key.deletion_at,
         "KeyState": key.state.value,
         "PendingWindowInDays": days,
     }

@@ -14,6 +14,7 @@ from kmsfs.api import actions_import as imports
 from kmsfs.api import actions_keys as keys
 from kmsfs.api import actions_mac as macs
 from kmsfs.api import actions_policies as policies
+from kmsfs.api import actions_regions as regions
 from kmsfs.api import actions_rotation as rotation
 from kmsfs.api import actions_tags as tags
 from kmsfs.api.asking import Asker, caller_of
@@ -58,6 +59,8 @@ HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "GetKeyRotationStatus": rotation.get_key_rotation_status,
     "RotateKeyOnDemand": rotation.rotate_key_on_demand,
     "ListKeyRotations": rotation.list_key_rotations,
+    "ReplicateKey": regions.replicate_key,
+    "UpdatePrimaryRegion": regions.update_primary_region,
     "TagResource": tags.tag_resource,
     "UntagResource": tags.untag_resource,
     "ListResourceTags": tags.list_resource_tags,

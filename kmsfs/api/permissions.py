@@ -203,9 +203,21 @@ def _replicate_key(call: ActionCall) -> None:
         parameter("kms:ReplicaRegion", replica), parameter("kms:PrimaryRegion", call.region), _bypass(call)
     )
     call.require("ReplicateKey", call.key(aliases=False), context=context)
+    call.keystore.require_region(replica)
     call.keystore.authorize(replica, call.caller, "CreateKey", context=merge(context, _tags(call)))
     if call.parameters.get("Tags"):
         call.keystore.authorize(replica, call.caller, "TagResource", context=merge(context, _tags(call)))
+
+
+def _update_primary_region(call: ActionCall) -> None:
+    """On the primary, and on the replica that is to be the primary, by the policies of each region."""
+    region, key = call.text("PrimaryRegion"), call.key(aliases=False)
+    context = parameter("kms:PrimaryRegion", region)
+    call.require("UpdatePrimaryRegion", key, context=context)
+    call.keystore.require_region(region)
+    if region in key.related_regions:
+        replica = call.keystore.resolve(key.arn_in(Region(region)))
+        call.keystore.authorize(region, call.caller, "UpdatePrimaryRegion", replica, context=context)
 
 
 PERMISSIONS: Final[Mapping[str, Permission]] = {
@@ -252,7 +264,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     ),
     "DeleteImportedKeyMaterial": _on_key("DeleteImportedKeyMaterial"),
     "ReplicateKey": _replicate_key,
-    "UpdatePrimaryRegion": _on_key("UpdatePrimaryRegion", _given(PrimaryRegion="kms:PrimaryRegion")),
+    "UpdatePrimaryRegion": _update_primary_region,
     "GenerateMac": _using_key("GenerateMac", _given(MacAlgorithm="kms:MacAlgorithm")),
     "VerifyMac": _using_key("VerifyMac", _given(MacAlgorithm="kms:MacAlgorithm")),
     "GetKeyLastUsage": _on_key("GetKeyLastUsage"),

@@ -26,6 +26,11 @@ def print_key(key: "KeyMetadata", as_json: bool) -> None:
     }
     if key.current_material is not None and key.current_material.expires_at is not None:
         fields["material expires"] = local_time(key.current_material.expires_at)
+    if key.primary_region is not None:
+        fields["primary in"] = key.primary_region
+        fields["replicas in"] = ", ".join(key.replica_regions) or "none yet"
+    if key.deletion_days is not None:
+        fields["deleted"] = f"{key.deletion_days} days after its last replica"
     if key.deletion_at is not None:
         fields["deleted on"] = local_time(key.deletion_at)
     print_fields(fields)

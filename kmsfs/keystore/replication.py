@@ -30,7 +30,7 @@ class Replication(Regions):
         wanted = NewReplica(description, tags.checked_tags(key_tags), policy)
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
-        target = self._replica_region(to_region)
+        target = self.require_region(to_region)
         with self.audits.change(service, "ReplicateKey", key_id, replica_region=to_region):
             require_primary(key)
             with self.audits.change(target, "CreateKey", None, primary_key=key.arn) as change:
@@ -41,11 +41,12 @@ class Replication(Regions):
         """Make the replica in another region the primary, and the primary a replica; return the new primary."""
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
-        target = self._replica_region(to_region)
+        target = self.require_region(to_region)
         with self.audits.change(service, "UpdatePrimaryRegion", key_id, primary_region=to_region):
             return self._multi_region.move_primary(key, target.config.region)
 
-    def _replica_region(self, region: str) -> RegionService:
+    def require_region(self, region: str) -> RegionService:
+        """Return a region that a key is to be related to, or raise InvalidRequestError if it is not configured."""
         try:
             return self._fresh_service(region)
         except RegionNotFoundError as error:

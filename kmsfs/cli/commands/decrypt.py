@@ -25,7 +25,7 @@ from kmsfs.cli.output_files import check_outputs
 @click.command("decrypt", context_settings=HELP_NAMES)
 @file_argument()
 @click.option("--key", metavar="KEY", help="Refuse a blob that is under any other key.")
-@region_option("Refuse a blob of any other region; also the region of --key.")
+@region_option("Open it with the keys of this region only; also the region of --key.")
 @context_option(text="A pair of the encryption context that the blob was made with.")
 @out_option()
 @force_option()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmsfs.cli.commands import key_life, key_material
+from kmsfs.cli.commands import key_life, key_material, key_regions
 from kmsfs.cli.home import open_keystore
 from kmsfs.cli.key_output import print_key
 from kmsfs.cli.lazy import help_group
@@ -44,22 +44,39 @@ command = help_group(
     default="AWS_KMS",
     help="EXTERNAL: its material is not made in the token, but imported.",
 )
+@click.option(
+    "--multi-region",
+    is_flag=True,
+    help="It can be replicated, and its material is known to this host for a moment.",
+)
 @json_option()
 def create(
-    region: str | None, description: str, alias: str | None, spec: str, origin: str, as_json: bool
+    region: str | None,
+    description: str,
+    alias: str | None,
+    spec: str,
+    origin: str,
+    multi_region: bool,
+    as_json: bool,
 ) -> None:
     """Create a key inside a region's token.
 
     \b
     Example:
       kmsfs key create --region eu-west-1 --description "project files" --alias alias/files
+      kmsfs key create --region eu-west-1 --multi-region --alias alias/shared
     """
     from kmsfs.keystore.model import KeySpec, Origin
 
     with open_keystore() as keystore:
         chosen = region if region is not None else _only_region(keystore)
         made = keystore.create_key(
-            chosen, description=description, alias=alias, spec=KeySpec(spec), origin=Origin(origin)
+            chosen,
+            description=description,
+            alias=alias,
+            spec=KeySpec(spec),
+            origin=Origin(origin),
+            multi_region=multi_region,
         )
         print_key(made, as_json)
 
@@ -145,5 +162,5 @@ def disable(key: str, region: str | None, as_json: bool) -> None:
         print_key(keystore.disable_key(key, region=region), as_json)
 
 
-for _more in (*key_life.COMMANDS, *key_material.COMMANDS):
+for _more in (*key_life.COMMANDS, *key_material.COMMANDS, *key_regions.COMMANDS):
     command.add_command(_more)

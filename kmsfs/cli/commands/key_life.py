@@ -164,7 +164,9 @@ def schedule_deletion(key: str, days: int, force: bool, region: str | None, as_j
     with open_keystore() as keystore:
         doomed = keystore.schedule_key_deletion(key, days=days, force=force, region=region)
     if as_json:
-        answer: dict[str, Any] = {"KeyId": doomed.arn, "DeletionDate": doomed.deletion_at}
+        answer: dict[str, Any] = {"KeyId": doomed.arn}
+        if doomed.deletion_at is not None:
+            answer["DeletionDate"] = doomed.deletion_at
         print_json({**answer, "KeyState": doomed.state.value, "PendingWindowInDays": days})
         return
     print_key(doomed, False)

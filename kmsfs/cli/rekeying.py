@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from kmsfs.cli.home import home_path, open_keystore
 from kmsfs.cli.progress import Progress
 from kmsfs.cli.terminal import print_fields, print_json, print_table
+from kmsfs.cli.trees import open_tree
 from kmsfs.errors import IncompleteError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kmsfs.format.superblock import Superblock
-    from kmsfs.ids import TreeId
     from kmsfs.keystore.service import Keystore
-    from kmsfs.tools.access import UnmountedTree
     from kmsfs.tools.change_list import ChangeList
     from kmsfs.tools.changes import Change, KeyedTree
     from kmsfs.tools.convergence import Result
@@ -27,25 +26,6 @@ if TYPE_CHECKING:
 
 Decide = Callable[["Keystore", "Superblock"], "Change"]
 MAX_SHOWN: Final = 50  # failures for a person; --json has all
-
-
-def open_tree(keystore: Keystore, tree: Path, *, touch: bool) -> UnmountedTree:
-    """Hold a tree for a change of its keys."""
-    from kmsfs.tools.access import UnmountedTree
-
-    return UnmountedTree(keystore, tree.absolute(), touch=touch)
-
-
-def tree_id_of(tree: Path) -> TreeId:
-    """The id of a tree, without holding it."""
-    from kmsfs.tree.superblock_file import read_superblock
-
-    return read_superblock(tree.absolute()).tree_id
-
-
-def path_of(work: KeyedTree, tree: Path) -> Path:
-    """The path under which the register knows the tree."""
-    return tree.absolute()
 
 
 def runner(keystore: Keystore, work: KeyedTree, rate: Rate | None = None) -> Runner:
@@ -63,8 +43,7 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
 
     with open_keystore(via=via) as keystore, open_tree(keystore, tree, touch=touch) as work:
         change = decide(keystore, work.block)
-        path = path_of(work, tree)
-        keystore.note_tree(work.block.tree_id, path, {*work.block.key_arns, *change.during})
+        keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, *change.during})
         changed = ChangeList(home_path(), work.block.tree_id)
         try:
             with Progress("files") as progress:
@@ -78,7 +57,7 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
         finally:
             changed.close()
         if result.complete and not result.failures:
-            keystore.note_tree(work.block.tree_id, path, work.block.key_arns)
+            keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns)
     tell(result, tree, changed, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""A tree that a tool works on while nobody has it mounted: held alone, its headers written here."""
+"""A tree that a tool changes the keys of: held alone while it is unmounted, or through the mount that serves it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ if TYPE_CHECKING:
     from kmsfs.errors import KmsfsError
     from kmsfs.ids import KeyArn
     from kmsfs.keystore.service import Keystore
+    from kmsfs.tools.mounted import MountedTree
     from kmsfs.tools.passes import Planned
     from kmsfs.tools.walk import FoundDirectory, FoundFile
 
 
-class UnmountedTree:
-    """A context manager. Raises TreeBusyError if the tree is mounted, or another tool works on it."""
+class HeldTree:
+    """What both have in common. A context manager; no other tool can hold the tree meanwhile."""
 
-    alone = True
-
-    def __init__(self, keystore: Keystore, path: Path, *, touch: bool = False) -> None:
+    def __init__(self, keystore: Keystore, path: Path, *, touch: bool) -> None:
+        self.path = path
         self._keystore = keystore
-        self._path = path
         self._touch = touch
         self._held = ExitStack()
         try:
@@ -48,11 +47,14 @@ class UnmountedTree:
             self._held.callback(os.close, self.root_fd)
             self.block = read_superblock_at(self.root_fd, path)
             self._held.callback(os.close, lock_work(self.root_fd, path))
-            self._held.callback(os.close, lock_tree(self.root_fd, path, shared=False))
+            self._lock()
             self.keys, _ = open_tree_keys(keystore, self.block, path)
         except BaseException:
             self._held.close()
             raise
+
+    def _lock(self) -> None:
+        """Keep others away as far as the kind of access needs it."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,23 @@ class UnmountedTree:
 
     def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
         """Make these the tree's keys."""
-        self.block = declare_keys(self._keystore, self.root_fd, self._path, key_arns, renew=renew)
+        self.block = declare_keys(self._keystore, self.root_fd, self.path, key_arns, renew=renew)
+
+    def sync(self) -> None:
+        """Make everything durable."""
+        backing.syncfs(self.root_fd)
+
+
+class UnmountedTree(HeldTree):
+    """A tree that nobody else has: its headers are written here. TreeBusyError if it is mounted."""
+
+    alone = True
+
+    def __init__(self, keystore: Keystore, path: Path, *, touch: bool = False) -> None:
+        super().__init__(keystore, path, touch=touch)
+
+    def _lock(self) -> None:
+        self._held.callback(os.close, lock_tree(self.root_fd, self.path, shared=False))
 
     def set_zone(self, found: FoundDirectory, zone: str) -> None:
         """Make a directory a zone of another key."""
@@ -105,6 +123,39 @@ class UnmountedTree:
                     outcomes[at] = error
         return outcomes
 
-    def sync(self) -> None:
-        """Make everything durable."""
-        backing.syncfs(self.root_fd)
+
+class ServedTree(HeldTree):
+    """A mounted tree: read in the store, changed by the process that serves it."""
+
+    alone = False
+
+    def __init__(self, keystore: Keystore, path: Path, mount: MountedTree, *, touch: bool = False) -> None:
+        self._mount = mount
+        super().__init__(keystore, path, touch=touch)
+
+    def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
+        """Make these the tree's keys, and have the mount take them over before anything relies on it."""
+        super().declare(key_arns, renew=renew)
+        self._mount.reload()
+
+    def set_zone(self, found: FoundDirectory, zone: str) -> None:
+        """Make a directory a zone of another key."""
+        self._mount.set_zone(os.fsdecode(found.path), zone)
+
+    def moved(self) -> list[bytes] | None:
+        """See WorkTree."""
+        return self._mount.moved()
+
+    def open(self, found: FoundFile) -> int:
+        """A descriptor that reads."""
+        try:
+            return backing.open_regular(found.name, found.dir_fd, write=False, noatime=True)
+        except PermissionError:
+            return open_lent(found.name, found.dir_fd, noatime=True)
+
+    def put(
+        self, planned: Sequence[Planned], before_last: Callable[[], None]
+    ) -> list[Outcome | KmsfsError | OSError]:
+        """Have the mount put the headers in place."""
+        before_last()
+        return self._mount.swap(planned, touch=self._touch)

@@ -17,6 +17,7 @@ from kmsfs.tools.convergence import Convergence, Result, WorkTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.passes import Ledger, Tally
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class KeyedTree(WorkTree, Protocol):
     """A tree whose declared keys can be changed."""
 
+    path: Path
     block: Superblock
 
     def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
@@ -111,7 +113,8 @@ def apply(
     """Carry a change out, as far as it can be. May be repeated, and goes on where it stopped."""
     for zone in {"", *(change.zones or ())}:
         runner.targets(change.wanted(zone))  # a key that cannot be used is told before anything is touched
-    tree.declare(change.during, renew=True)
+    # A key that goes anyway may be that of an HSM that is gone: it is not asked for a new slot.
+    tree.declare(change.during, renew=change.during == change.after)
 
     def rezone(found: FoundDirectory) -> None:
         zone = change.zone(found.record.zone)

@@ -63,16 +63,16 @@ class Hooks:
     stop: Callable[[], bool]
 
 
-def open_journal(home: Path, tree: KeyedTree, path: Path, key_arn: KeyArn, *, touch: bool) -> Journal:
+def open_journal(home: Path, tree: KeyedTree, key_arn: KeyArn, *, touch: bool) -> Journal:
     """Go on with the tree's migration to that key, or begin it. One to another key must be ended first."""
     directory = find_open(home, tree.block.tree_id)
     if directory is None:
-        task = new_task(tree.block.tree_id, path, key_arn, tree.block.key_arns, touch=touch)
+        task = new_task(tree.block.tree_id, tree.path, key_arn, tree.block.key_arns, touch=touch)
         return Journal.begin(home, task)
     found = read(directory / NAME).task
     if found.to_key != key_arn:
         raise InvalidRequestError(
-            f"{path} is being migrated to {found.to_key}",
+            f"{tree.path} is being migrated to {found.to_key}",
             hint="resume that with --resume, or end it with --cancel, first",
         )
     return Journal.resume(directory, tree.block.tree_id)

@@ -11,6 +11,7 @@ from kmsfs.cli.interrupt import stop_on_signal
 from kmsfs.cli.options import HELP_NAMES, json_option, region_option, touch_option
 from kmsfs.cli.progress import Progress
 from kmsfs.cli.terminal import print_fields, print_json, print_line
+from kmsfs.cli.trees import open_tree, tree_and_mount
 from kmsfs.errors import IncompleteError, InvalidRequestError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def command(tree: Path, to_key: str | None, region: str | None, as_json: bool, *
         return
     with (
         open_keystore(via="migrate") as keystore,
-        rekeying.open_tree(keystore, tree, touch=options["touch"]) as work,
+        open_tree(keystore, tree, touch=options["touch"]) as work,
     ):
         if action == "cancel":
             _cancel(work, tree)
@@ -100,8 +101,10 @@ def _tell_journal(tree: Path, *, pause: bool, as_json: bool) -> None:
     """What needs no lock: another process may be at it."""
     from kmsfs.tools import migration
     from kmsfs.tools.journal import NAME, State, find_last, read
+    from kmsfs.tree.superblock_file import read_superblock
 
-    directory = find_last(home_path(), rekeying.tree_id_of(tree))
+    block = read_superblock(tree_and_mount(tree)[0])
+    directory = find_last(home_path(), block.tree_id)
     if directory is None:
         raise InvalidRequestError(f"{tree} was never migrated from this home", hint="begin with --to-key")
     if pause:
@@ -192,13 +195,11 @@ def _migrate(
     rate = None if options["rate"] is None else Rate(options["rate"])
     runner = rekeying.runner(keystore, work, rate)
     runner.targets((key_arn,))  # before there is a journal
-    keystore.note_tree(work.block.tree_id, rekeying.path_of(work, tree), {*work.block.key_arns, key_arn})
+    keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn})
     changed = ChangeList(home_path(), work.block.tree_id)
     journal: Journal
     with (
-        migration.open_journal(
-            home_path(), work, tree.absolute(), key_arn, touch=options["touch"]
-        ) as journal,
+        migration.open_journal(home_path(), work, key_arn, touch=options["touch"]) as journal,
         Progress("files") as progress,
         stop_on_signal() as stop,
     ):
@@ -208,5 +209,5 @@ def _migrate(
         finally:
             changed.close()
     if result.complete and not result.failures:
-        keystore.note_tree(work.block.tree_id, rekeying.path_of(work, tree), work.block.key_arns)
+        keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns)
     rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory))

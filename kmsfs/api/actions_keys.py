@@ -55,6 +55,11 @@ def describe_key(call: ActionCall) -> Output:
     return {"KeyMetadata": call.key().to_aws()}
 
 
+def get_key_last_usage(call: ActionCall) -> Output:
+    """Show when a CMK was last used, and for what."""
+    return call.keystore.usage_history(call.key(aliases=False).arn, region=call.region).to_aws()
+
+
 def list_keys(call: ActionCall) -> Output:
     """List the region's CMKs."""
     owners = call.parameters.get("ResourceOwners", ["SELF"])

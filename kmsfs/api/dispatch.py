@@ -33,6 +33,7 @@ _UID: Final = os.getuid()
 HANDLERS: Final[Mapping[str, Callable[[ActionCall], Output]]] = {
     "CreateKey": keys.create_key,
     "DescribeKey": keys.describe_key,
+    "GetKeyLastUsage": keys.get_key_last_usage,
     "ListKeys": keys.list_keys,
     "EnableKey": keys.enable_key,
     "DisableKey": keys.disable_key,

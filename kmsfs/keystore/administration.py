@@ -10,6 +10,7 @@ from kmsfs.ids import TreeId
 from kmsfs.keystore import known_trees, provision, tags
 from kmsfs.keystore.arn import check_alias
 from kmsfs.keystore.authorize import NOTHING
+from kmsfs.keystore.last_use import KeyUsageHistory
 from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec, Origin
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
@@ -65,6 +66,11 @@ class Administration(Regions):
         """Return the CMK that ``ref`` names, as it is now."""
         self._catch_up()
         return self.resolve(ref, region=region)
+
+    def usage_history(self, ref: str, *, region: str | None = None) -> KeyUsageHistory:
+        """Return when a CMK was last used, as this host knows."""
+        key = self.describe_key(ref, region=region)
+        return self.audits.usage_history(self._fresh_service(key.region), key, self._now())
 
     def list_keys(self, region: str | None = None) -> list[KeyMetadata]:
         """Return the CMKs of one region or of all, oldest first within each."""

@@ -179,6 +179,11 @@ def timestamp(epoch_s: float) -> str:
     return f"{_second(seconds)}.{microseconds:06d}Z"
 
 
+def epoch(text: str) -> float:
+    """Return the time that ``timestamp`` made a text of."""
+    return datetime.fromisoformat(text).timestamp()
+
+
 @lru_cache(maxsize=8)
 def _second(epoch_s: int) -> str:
     return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")

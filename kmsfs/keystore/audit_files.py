@@ -129,6 +129,11 @@ def segment_sizes(directory: Path) -> dict[str, int]:
     return {path.stem: path.stat().st_size for path in found}
 
 
+def segment_times(directory: Path) -> dict[str, float]:
+    """Return when each segment file that is there was last written."""
+    return {name: (directory / f"{name}{SUFFIX}").stat().st_mtime for name in segment_sizes(directory)}
+
+
 def read_file(directory: Path, segment_id: str) -> bytes:
     """Return a segment's content."""
     return (directory / f"{segment_id}{SUFFIX}").read_bytes()

@@ -14,6 +14,8 @@ from kmsfs.keystore.audit import Actor, Event
 from kmsfs.keystore.audit_log import AuditLog, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
+from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
+from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.recording import Counted, Permit, Recording
 from kmsfs.keystore.region import RegionService
 
@@ -86,6 +88,11 @@ class Audits:
     def verify(self, service: RegionService) -> list[SegmentFinding]:
         """Check a region's log; see ``verify_log``."""
         return verify_log(audit_path(self._home, service.config.region), service)
+
+    def usage_history(self, service: RegionService, key: KeyMetadata, now: float) -> KeyUsageHistory:
+        """Return when a key was last used; see last_use.py."""
+        directory = audit_path(self._home, service.config.region)
+        return usage_history(directory, key, service.snapshot.audit_segments, now)
 
     def read(self, region: Region) -> Iterator[dict[str, Any]]:
         """Yield the records of a region's log; see ``read_records``."""

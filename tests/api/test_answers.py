@@ -74,6 +74,7 @@ TAGS = [{"TagKey": "team", "TagValue": "blue"}]
 CALLS: dict[str, Call] = {
     "CreateKey": lambda us, key: us.create_key(Description="d", Tags=TAGS),
     "DescribeKey": lambda us, key: us.describe_key(KeyId=doomed(us, key)),
+    "GetKeyLastUsage": lambda us, key: (blob(us, key), us.get_key_last_usage(KeyId=key["KeyId"])),
     "ListKeys": lambda us, key: us.list_keys(Limit=1),
     "UpdateKeyDescription": lambda us, key: us.update_key_description(KeyId=key["KeyId"], Description=""),
     "EnableKey": lambda us, key: us.enable_key(KeyId=key["KeyId"]),

@@ -177,6 +177,13 @@ def test_disable_and_enable(home: Home) -> None:
     assert re.search(r"^state +Enabled$", home.ok("key", "describe", ALIAS), re.MULTILINE)
 
 
+def test_describe_says_when_a_key_was_last_used(home: Home) -> None:
+    assert re.search(r"^last used +not since \d{4}-", home.ok("key", "describe", ALIAS), re.MULTILINE)
+    home.json("generate-data-key", "--key", ALIAS)
+    shown = home.ok("key", "describe", ALIAS)
+    assert re.search(r"^last used +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, GenerateDataKey$", shown, re.MULTILINE)
+
+
 def test_keys_of_one_region_of_two(home: Home) -> None:
     home.ok("region", "add", "us-east-1")
     made = home.json("key", "create", "--region", "us-east-1")

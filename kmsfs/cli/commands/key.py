@@ -6,7 +6,7 @@ import click
 
 from kmsfs.cli.commands import key_life, key_material, key_regions
 from kmsfs.cli.home import open_keystore
-from kmsfs.cli.key_output import print_key
+from kmsfs.cli.key_output import last_use, print_key
 from kmsfs.cli.lazy import help_group
 from kmsfs.cli.options import HELP_NAMES, json_option, key_argument, region_option
 from kmsfs.cli.terminal import local_time, print_json, print_table
@@ -127,7 +127,8 @@ def describe(key: str, region: str | None, as_json: bool) -> None:
       kmsfs key describe alias/files --region eu-west-1
     """
     with open_keystore() as keystore:
-        print_key(keystore.describe_key(key, region=region), as_json)
+        history = keystore.usage_history(key, region=region)
+        print_key(history.key, as_json, last_use(history))
 
 
 @command.command(context_settings=HELP_NAMES)

@@ -130,8 +130,11 @@ class Posix:
 
     async def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """renameat2(2)."""
-        ends = self.parent(old), self.parent(new)
-        await renames.rename(self.tree.volume, self.tree.files, *ends, flags, ROOT.uid)
+        await self.rename_found(self.parent(old), self.parent(new), flags)
+
+    async def rename_found(self, old: tuple[Inode, bytes], new: tuple[Inode, bytes], flags: int) -> None:
+        """renameat2(2) of what was looked up before."""
+        await renames.rename(self.tree.volume, self.tree.files, old, new, flags, ROOT.uid)
 
     def unlink(self, path: bytes) -> None:
         """unlink(2)."""

@@ -24,6 +24,7 @@ TABLE: Final = {
     "rewrap": (f"{_COMMANDS}.rewrap", "Bring every slot of a tree to its key's current material."),
     "migrate": (f"{_COMMANDS}.migrate", "Bring a whole tree under another key."),
     "replicate": (f"{_COMMANDS}.replicate", "Keep every file of a tree under one more key, or one less."),
+    "zone": (f"{_COMMANDS}.zone", "Bind directories of a tree to keys of their own."),
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),
     "status": (f"{_COMMANDS}.status", "Show mounts and regions."),
     "serve": (f"{_COMMANDS}.serve", "Serve the keys to AWS's own clients."),

@@ -184,10 +184,15 @@ class Administration(Regions):
         service, key = self._seen(ref, region)
         return service.snapshot.tags.get(key.key_id, {})
 
-    def note_tree(self, tree_id: TreeId, path: Path, key_arns: Collection[str]) -> None:
-        """Remember that a tree has slots of these keys; if that fails, a warning is all that comes of it."""
+    def note_tree(
+        self, tree_id: TreeId, path: Path, key_arns: Collection[str], *, besides: bool = False
+    ) -> None:
+        """Remember that a tree has slots of these keys, and of no other or ``besides`` those that are known.
+
+        If that fails, a warning is all that comes of it.
+        """
         try:
-            known_trees.note_tree(self.home, tree_id, path, key_arns)
+            known_trees.note_tree(self.home, tree_id, path, key_arns, besides=besides)
         except MetadataUnavailableError as error:
             _log.warning(
                 "%s: deleting a key of tree %s will not be refused for its sake", error, tree_id.hex()

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -53,14 +53,25 @@ def known_trees(home: Path) -> list[KnownTree]:
         ) from error
 
 
-def note_tree(home: Path, tree_id: TreeId, path: Path, key_arns: Collection[str], kind: str = TREE) -> None:
-    """Enter a tree, in place of what was known of it; a register that is damaged is left as it is."""
+def note_tree(
+    home: Path,
+    tree_id: TreeId,
+    path: Path,
+    key_arns: Collection[str],
+    kind: str = TREE,
+    *,
+    besides: bool = False,
+) -> None:
+    """Enter a tree, in place of what was known of it, or ``besides``; a register that is damaged is left as it is."""
     tree = KnownTree(kind, tree_id.hex(), str(path.absolute()), tuple(sorted(set(key_arns))))
     try:
         lock = os.open(home / ".trees.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = known_trees(home)
+            if besides:
+                known = {arn for one in before if _same(one, tree) for arn in one.key_arns}
+                tree = replace(tree, key_arns=tuple(sorted({*tree.key_arns, *known})))
             if tree not in before:
                 _replace(trees_path(home), [*(known for known in before if not _same(known, tree)), tree])
         finally:

@@ -116,8 +116,12 @@ def apply(
     # A key that goes anyway may be that of an HSM that is gone: it is not asked for a new slot.
     tree.declare(change.during, renew=change.during == change.after)
 
+    zone_keys: set[str] = set()
+
     def rezone(found: FoundDirectory) -> None:
         zone = change.zone(found.record.zone)
+        if zone:
+            zone_keys.add(zone)
         if zone != found.record.zone:
             tree.set_zone(found, zone)
 
@@ -134,4 +138,5 @@ def apply(
             again.done += result.done
             result = again
     tree.sync()
+    result.zone_keys = zone_keys
     return result

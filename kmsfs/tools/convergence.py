@@ -45,6 +45,7 @@ class Result:
     failures: list[Failure] = field(
         default_factory=list
     )  # of the last whole pass, and of what moved after it
+    zone_keys: set[str] = field(default_factory=set)  # of the zones that the tree has now
     complete: bool = False  # nothing but the failures is left
 
 

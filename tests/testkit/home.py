@@ -53,7 +53,7 @@ class Home:
 
     def copy_to(self, path: Path) -> "Home":
         """Return a home of its own with the same tokens, keys and aliases."""
-        shutil.copytree(self.path, path, symlinks=True)
+        shutil.copytree(self.path, path, symlinks=True, ignore=shutil.ignore_patterns("*.socket"))
         return Home(path)
 
 

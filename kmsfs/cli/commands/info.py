@@ -1,8 +1,5 @@
 """``kmsfs info``: which keys a file is encrypted under. Needs no HSM and no key."""
 
-import errno
-import json
-import os
 import stat
 from pathlib import Path
 from typing import Any, Final
@@ -10,11 +7,10 @@ from typing import Any, Final
 import click
 
 from kmsfs.cli.options import HELP_NAMES, json_option
+from kmsfs.cli.places import ask_about, mount_holding
 from kmsfs.cli.terminal import print_fields, print_json
-from kmsfs.errors import NotMountedError
-from kmsfs.storage.mountinfo import MountEntry, mount_of
+from kmsfs.storage.mountinfo import MountEntry
 
-INFO_XATTR: Final = "user.kmsfs.info"
 # The kernel allows user xattrs on files and directories only; nothing else has a key anyway.
 _WITHOUT_KEY: Final = {
     stat.S_IFLNK: "symlink",
@@ -53,11 +49,8 @@ def _text(value: Any) -> str:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    try:
-        mount = mount_of(os.fspath(path))
-    except OSError as error:
-        raise _explained(error, path) from error
-    if mount is not None and mount.is_kmsfs:
+    mount = mount_holding(path)
+    if mount is not None:
         return _from_mount(path, mount)
     from kmsfs.tree.inspect import inspect_path
 
@@ -67,28 +60,16 @@ def _info(path: Path) -> dict[str, Any]:
 def _from_mount(path: Path, mount: MountEntry) -> dict[str, Any]:
     kind = _WITHOUT_KEY.get(stat.S_IFMT(path.lstat().st_mode))
     if kind is None:
-        return _ask(path)
-    root = _ask(Path(mount.mount_point))
+        return ask_about(path)
+    root = ask_about(Path(mount.mount_point))
     return {
         "kind": kind,
         "tree_id": root["tree_id"],
         "file_id": None,
         "chunk_size": root["chunk_size"],
         "sealed_length": None,
+        "zone": ask_about(path.parent)["zone"],
+        "key_arn": None,
         "slots": [],
+        "entry": None,
     }
-
-
-def _ask(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(os.getxattr(path, INFO_XATTR, follow_symlinks=False)))
-    except OSError as error:
-        raise _explained(error, path) from error
-
-
-def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno == errno.ENOTCONN:
-        return NotMountedError(
-            f"the mount that holds {path} is dead", hint="clean it up with 'kmsfs unmount'"
-        )
-    return error

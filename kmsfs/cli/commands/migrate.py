@@ -195,7 +195,7 @@ def _migrate(
     rate = None if options["rate"] is None else Rate(options["rate"])
     runner = rekeying.runner(keystore, work, rate)
     runner.targets((key_arn,))  # before there is a journal
-    keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn})
+    keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True)
     changed = ChangeList(home_path(), work.block.tree_id)
     journal: Journal
     with (

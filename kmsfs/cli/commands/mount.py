@@ -81,7 +81,7 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
         keystore.principals.require(plan.principal)
         if not (chosen.read_only or block.read_only):
             _require_creation(keystore, block)
-        keystore.note_tree(block.tree_id, plan.tree, [slot.key_arn for slot in block.slots])
+        keystore.note_tree(block.tree_id, plan.tree, block.key_arns, besides=True)
         serve(keystore, plan.tree, plan.mountpoint, chosen, on_ready)
     _log.info("unmounted, everything is stored")
 

@@ -93,6 +93,12 @@ def test_a_tree_is_entered_once_and_anew(keystore: Keystore) -> None:
     for arns in (["b", "a", "b"], ["a", "b"], ["c"]):
         keystore.note_tree(TREE, Path("/srv/tree"), arns)
     assert known_trees(keystore.home) == [KnownTree("tree", TREE.hex(), "/srv/tree", ("c",))]
+    keystore.note_tree(TREE, Path("/srv/copy"), ["x"])
+    keystore.note_tree(TREE, Path("/srv/tree"), ["a"], besides=True)
+    assert {tree.path: tree.key_arns for tree in known_trees(keystore.home)} == {
+        "/srv/tree": ("a", "c"),
+        "/srv/copy": ("x",),
+    }
 
 
 @pytest.mark.parametrize("breaking", BROKEN)

@@ -149,6 +149,27 @@ async def test_creating_under_the_keys_of_two_regions_costs_no_call(
         assert keystore.hsm_calls - before - opening == 1
 
 
+async def test_a_rename_into_another_zone_costs_a_call_for_each_new_slot(
+    stocked: Posix, us_key: KeyArn
+) -> None:
+    await stocked.put(b"d/h", b"abc")
+    await stocked.make_zone(b"d", us_key)
+    await stocked.rename(b"g", b"d/g")  # the token's first use reserves a block of uses
+    await stocked.get(b"f")
+    before = stocked.keystore.hsm_calls
+    await stocked.rename(b"f", b"d/f")
+    assert stocked.keystore.hsm_calls - before == 1  # the data key was in the cache
+    await stocked.reopen()
+    before = stocked.keystore.hsm_calls
+    await stocked.rename(b"d/f", b"f")
+    await stocked.rename(b"d/g", b"g")
+    assert stocked.keystore.hsm_calls - before == 4
+    before = stocked.keystore.hsm_calls
+    await stocked.rename(b"f", b"h")  # within one zone
+    await stocked.rename(b"d/h", b"d/f")
+    assert stocked.keystore.hsm_calls == before
+
+
 async def test_create_with_an_empty_pool_costs_one_call(posix: Posix) -> None:
     await posix.put(b"first", b"abc")  # reserves a block of uses, too
     before = posix.keystore.hsm_calls

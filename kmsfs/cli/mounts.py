@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from kmsfs.storage.mountinfo import MountEntry
 
 STATUS_XATTR: Final = "user.kmsfs.status"
 _ANSWER_LIMIT_S: Final = 5.0
+_BUSY_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 
@@ -77,7 +79,25 @@ def ask(entry: MountEntry) -> MountStatus:
 
 
 def detach(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount, as root by the system call and otherwise by fusermount3; raise MountBusyError if in use."""
+    """Unmount; raise MountBusyError if in use.
+
+    The kernel gives a file back a little after the program has closed it: a mount that is busy while nobody is seen
+    to use it is asked again for a moment.
+    """
+    for wait_s in _BUSY_WAITS_S:
+        try:
+            _detach(mountpoint, lazy=lazy)
+        except MountBusyError:
+            if users_of(mountpoint, limit=1):
+                raise
+            time.sleep(wait_s)
+        else:
+            return
+    _detach(mountpoint, lazy=lazy)
+
+
+def _detach(mountpoint: str, *, lazy: bool) -> None:
+    """As root by the system call and otherwise by fusermount3."""
     if os.geteuid() == 0:
         flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
         libc = ctypes.CDLL(None, use_errno=True)

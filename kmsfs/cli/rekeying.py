@@ -43,7 +43,9 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
 
     with open_keystore(via=via) as keystore, open_tree(keystore, tree, touch=touch) as work:
         change = decide(keystore, work.block)
-        keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, *change.during}, besides=True)
+        keystore.note_tree(
+            work.block.tree_id, work.path, {*work.block.key_arns, *change.during}, besides=True
+        )
         changed = ChangeList(home_path(), work.block.tree_id)
         try:
             with Progress("files") as progress:

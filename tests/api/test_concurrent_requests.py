@@ -109,7 +109,7 @@ async def test_a_held_commit_holds_up_no_use(local: Local, monkeypatch: pytest.M
 async def test_a_slow_token_that_is_held_holds_up_nobody_else(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kmsfs.keystore.region.FAST_CALL_S", 0.0)
+    monkeypatch.setattr("kmsfs.keystore.nearness.FAST_CALL_S", 0.0)
     statuses: list[int] = []
     async with running(home) as local:
         service = local.keystore._service(REGION)

@@ -12,7 +12,7 @@ import pytest
 from kmsfs.cli.processes import await_end, open_process
 
 SCRIPT = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 import click
 from kmsfs.cli.boundary import run
@@ -29,6 +29,8 @@ def command():
     start_daemon(work, log=here / "log")
     print("serving")
 
+# Whoever runs the tests in the background has it ignored, and Python then leaves it so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(run(click.Command("x", callback=command), []))
 """
 

@@ -108,12 +108,12 @@ class DataKeyPool:
         except BaseException:
             self.drain()
             raise
-        key = self._keystore.resolve(self._key_arn)
+        key = self._keystore.resolve(self._keystore.serving_key(self._key_arn))
         current = {key.arn: key.current_material_id}
         for replica in self._replicas:
             material = replica.material()
             if material is not None:
-                current[replica.key_arn] = material
+                current[self._keystore.serving_key(replica.key_arn)] = material
         return current
 
     def _make(self, count: int) -> list[ReadyKey]:

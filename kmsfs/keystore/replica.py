@@ -43,7 +43,7 @@ class Replica:
             return None
         try:
             self._keystore.check_usable(self.key_arn, "Encrypt", self._pairs)
-            return self._keystore.resolve(self.key_arn).current_material_id
+            return self._keystore.resolve(self._keystore.serving_key(self.key_arn)).current_material_id
         except KmsfsError as error:
             self._tell(str(error))
             return None

@@ -24,9 +24,10 @@ from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
-from kmsfs.keystore.regions import Regions, find_reference
+from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
 from kmsfs.keystore.snapshot import MaterialEntry
+from kmsfs.keystore.stand_ins import StandIns
 from kmsfs.keystore.transitions import Operation
 
 MAX_DATA_KEY_SIZE = 1024
@@ -35,7 +36,7 @@ _GENERATE = Operation.GENERATE_DATA_KEY
 _Recorder = Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording]
 
 
-class KeyUse(Regions):
+class KeyUse(StandIns):
     """The use of keys, by reference or by ciphertext blob."""
 
     def generate_data_key(
@@ -49,10 +50,12 @@ class KeyUse(Regions):
         with self.audits.use(service, "GenerateDataKey", key_id, context):
             return _new_data_key(service, key_id, encoded, length)
 
-    def generate_data_keys(self, ref: str, contexts: Sequence[Mapping[str, str]]) -> list[GeneratedDataKey]:
+    def generate_data_keys(
+        self, key_arn: str, contexts: Sequence[Mapping[str, str]]
+    ) -> list[GeneratedDataKey]:
         """Return a data key of 32 bytes for each context; one record counts them and holds what they share."""
         encoded = [_encoded(context) for context in contexts]
-        service, key_id = self._locate(ref, None)
+        service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[GeneratedDataKey] = []
         with self.audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
             try:
@@ -62,11 +65,11 @@ class KeyUse(Regions):
         return made
 
     def wrap_data_keys(
-        self, ref: str, data_keys: Sequence[bytes], contexts: Sequence[Mapping[str, str]]
+        self, key_arn: str, data_keys: Sequence[bytes], contexts: Sequence[Mapping[str, str]]
     ) -> list[EncryptResult]:
         """Encrypt every data key in its context; recorded as ``generate_data_keys`` is."""
         encoded = [_encoded(context) for context in contexts]
-        service, key_id = self._locate(ref, None)
+        service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[EncryptResult] = []
         with self.audits.use(service, "Encrypt", key_id, shared_pairs(contexts)) as use:
             try:
@@ -144,7 +147,7 @@ class KeyUse(Regions):
         No HSM call once the region's metadata is read. ``pairs`` are those of the encryption context that policies
         may ask about.
         """
-        service, key_id = self._locate(key_arn, None)
+        service, key_id = self._locate(self.serving_key(key_arn), None)
         key = service.key(key_id)
         self.standing.require(service, action, pairs, key_id)
         service.require_use(key, Operation.DECRYPT)
@@ -159,9 +162,11 @@ class KeyUse(Regions):
         """Return the data key of a file that gets new slots: counted like ``unwrap``, as one half of a ReEncrypt."""
         return self._decrypt(blob, context, ref, None, self.audits.counted_use, "ReEncryptFrom").plaintext
 
-    def rewrap(self, ref: str, data_key: bytes, context: Mapping[str, str]) -> EncryptResult:
+    def rewrap(self, key_arn: str, data_key: bytes, context: Mapping[str, str]) -> EncryptResult:
         """Wrap the data key of a file anew: the other half."""
-        return self._encrypt(ref, data_key, context, None, "ReEncryptTo", self.audits.counted_use)
+        return self._encrypt(
+            self.serving_key(key_arn), data_key, context, None, "ReEncryptTo", self.audits.counted_use
+        )
 
     def measure(self, key_arns: Iterable[str]) -> None:
         """Measure how far the tokens of these keys are; see ``Nearness.measure``."""
@@ -207,9 +212,9 @@ class KeyUse(Regions):
 
     # --- inside ---------------------------------------------------------------------------------
     def _service_near(self, key_arn: str) -> RegionService | None:
-        """Return the region that an ARN names, with or without its metadata; None if there is none."""
+        """Return the region whose key is used, with or without its metadata; None if there is none."""
         try:
-            region = find_reference(key_arn).region
+            region = find_reference(self.serving_key(key_arn)).region
             return None if region is None else self._services.get(region) or self._service(region)
         except KmsfsError:
             return None
@@ -239,6 +244,8 @@ class KeyUse(Regions):
     ) -> DecryptResult:
         parsed, encoded = _parsed(blob), _encoded(context)
         service = self._service_of_blob(parsed, region)
+        if ref is not None and region is None:
+            ref = self.serving_key(ref)
         with recording(service, action, None, context) as use:
             entry = self._entry_of(service, parsed, ref, use)
             plaintext = service.open(entry, parsed, encoded)
@@ -250,7 +257,7 @@ class KeyUse(Regions):
             return self._fresh_service(region)
         key_arn = parsed.head.key_arn
         try:
-            named = find_reference(key_arn).region
+            named = find_reference(self.serving_key(key_arn)).region
             if named is not None:
                 return self._fresh_service(named)
         except RegionNotFoundError as error:
@@ -270,7 +277,7 @@ class KeyUse(Regions):
             self._catch_up()  # another process may have made it just now
             entry = service.entry(material_id)
         if entry.key.primary_region is not None and parsed.head.key_arn not in entry.prefixes:
-            self.refresh()  # another process may have replicated the key to that region
+            self._catch_up()  # another process may have replicated the key to that region
             entry = service.entry(material_id)
         if use is not None:
             use.found(entry.key)

@@ -160,7 +160,7 @@ class FileKeys:
         for blob in self._nearest_first(header.slots):
             try:
                 key_arn = parse_blob_head(blob).key_arn
-                tried.append(key_arn)
+                tried.append(self._keystore.serving_key(key_arn))
                 self._keystore.check_usable(key_arn, pairs=context)
                 if wait:
                     self._keystore.measure([key_arn])
@@ -253,7 +253,7 @@ class FileKeys:
 
     def _count(self, uid: int, action: str, key_arn: KeyArn, result: str = DONE) -> None:
         """Count a use for the audit log. A dictionary's own pace; only on the event loop."""
-        kind = uid, action, key_arn, result
+        kind = uid, action, self._keystore.serving_key(key_arn), result
         self._uses[kind] = self._uses.get(kind, 0) + 1
 
     def report_uses(self) -> None:

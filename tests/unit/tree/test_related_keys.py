@@ -1,0 +1,129 @@
+"""A tree under a multi-region key opens and is written where either region is, and only there."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from testkit.audits import records
+from testkit.posix import Posix, opened
+
+from kmsfs.errors import KeyDisabledError, KeyNotFoundError, TokenNotFoundError
+from kmsfs.format.blob import parse_blob_head
+from kmsfs.ids import KeyArn
+from kmsfs.keystore.service import Keystore
+from kmsfs.tree.file_keys import CREATE_FILE, OPEN_FILE
+from kmsfs.tree.superblock_file import create_tree
+from kmsfs.tree.tree import Tree
+from kmsfs.tree.volume import TreeOptions
+
+EU, US = "eu-west-1", "us-east-1"
+
+
+@pytest.fixture
+def eu_shared(keystore: Keystore, us_key: KeyArn) -> KeyArn:
+    return keystore.create_key(EU, multi_region=True).arn
+
+
+@pytest.fixture
+def us_shared(keystore: Keystore, eu_shared: KeyArn) -> KeyArn:
+    return keystore.replicate_key(eu_shared, US).arn
+
+
+@pytest.fixture
+async def store(keystore: Keystore, tmp_path: Path, eu_shared: KeyArn, us_shared: KeyArn) -> Path:
+    """The backing directory of a tree under the key of the EU, with a file ``f``."""
+    path = tmp_path / "shared"
+    create_tree(keystore, path, eu_shared)
+    async with opened(keystore, path) as posix:
+        await posix.put(b"f", b"abc")
+    return path
+
+
+@pytest.fixture
+async def shared(keystore: Keystore, store: Path) -> AsyncIterator[Posix]:
+    """The tree, open."""
+    async with opened(keystore, store) as posix:
+        yield posix
+
+
+def slots(posix: Posix, path: bytes) -> list[KeyArn]:
+    return [parse_blob_head(blob).key_arn for blob in posix.copies(path)[0].slots]
+
+
+async def test_its_files_open_and_are_made_in_the_other_region(
+    shared: Posix, keystore: Keystore, eu_shared: KeyArn, us_shared: KeyArn, tmp_path: Path
+) -> None:
+    directory = keystore._service(EU).config.token_dir
+    assert directory is not None
+    away = directory.rename(tmp_path / "away")
+    assert await shared.get(b"f") == b"abc"
+    await shared.reopen()
+    assert await shared.get(b"f") == b"abc"
+    assert shared.tree.about()["serving_region"] == US
+    await shared.put(b"g", b"def")
+    assert slots(shared, b"g") == [us_shared]
+    made = [record for record in records(keystore.home, US) if record["key"] == us_shared]
+    assert {"Decrypt", "GenerateDataKey"} <= {record["action"] for record in made}
+    counted = shared.tree.file_keys._uses
+    assert {(action, key_arn) for _, action, key_arn, _ in counted} == {
+        (OPEN_FILE, us_shared),
+        (CREATE_FILE, us_shared),
+    }
+
+    away.rename(directory)
+    keystore.measure_again()
+    await shared.reopen()
+    assert [await shared.get(name) for name in (b"f", b"g")] == [b"abc", b"def"]
+    await shared.put(b"h", b"ghi")
+    assert slots(shared, b"h") == [eu_shared]
+
+
+async def test_it_opens_where_its_own_region_is_not_configured(
+    store: Path, keystore: Keystore, us_shared: KeyArn
+) -> None:
+    (keystore.home / "regions" / f"{EU}.json").rename(keystore.home / "eu-configuration")
+    with Keystore.open(keystore.home) as other:
+        async with opened(other, store) as posix:
+            assert await posix.get(b"f") == b"abc"
+            await posix.put(b"g", b"def")
+            assert slots(posix, b"g") == [us_shared]
+
+
+async def test_it_opens_after_its_own_region_lost_the_key(
+    shared: Posix, keystore: Keystore, eu_shared: KeyArn, us_shared: KeyArn
+) -> None:
+    keystore.update_primary_region(eu_shared, US)
+    service = keystore._service(EU)
+    keystore.schedule_key_deletion(eu_shared, days=7)
+    service.lifecycle._now = lambda: 1e12
+    service.lifecycle.sweep()
+    assert eu_shared not in [key.arn for key in keystore.list_keys(EU)]
+    await shared.reopen()
+    assert await shared.get(b"f") == b"abc"
+    assert keystore.serving_key(eu_shared) == us_shared
+
+
+async def test_a_disabled_key_is_not_gone_round(store: Path, keystore: Keystore, eu_shared: KeyArn) -> None:
+    async with opened(keystore, store) as posix:
+        keystore.disable_key(eu_shared)
+        with pytest.raises(KeyDisabledError):
+            await posix.get(b"f")
+    with pytest.raises(KeyDisabledError):
+        Tree(keystore, store, TreeOptions())
+
+
+async def test_no_stand_in_where_none_is_related(
+    shared: Posix, keystore: Keystore, eu_key: KeyArn, us_shared: KeyArn, tmp_path: Path
+) -> None:
+    single = keystore.create_key(EU, multi_region=True).arn
+    directory = keystore._service(EU).config.token_dir
+    assert directory is not None
+    directory.rename(tmp_path / "away")
+    for key_arn in (eu_key, single):
+        assert keystore.serving_key(key_arn) == key_arn
+        with pytest.raises(TokenNotFoundError):
+            keystore.check_usable(key_arn)
+    foreign = KeyArn(us_shared.replace(US, "ap-south-1"))  # a region that never had the key
+    assert keystore.serving_key(foreign) == foreign
+    with pytest.raises(KeyNotFoundError):
+        keystore.check_usable(KeyArn(us_shared.replace("mrk-", "mrk-0")[:-1]))

@@ -68,6 +68,12 @@ def imported(us: Any) -> Any:
     )
 
 
+def replicated(us: Any) -> Any:
+    primary = us.create_key(MultiRegion=True)["KeyMetadata"]["KeyId"]
+    return us.replicate_key(KeyId=primary, ReplicaRegion=EU, Tags=TAGS)["ReplicaKeyMetadata"]
+
+
+EU = "eu-west-1"
 TAGS = [{"TagKey": "team", "TagValue": "blue"}]
 
 #: One good call of each action; the client checks the answer (``testkit.aws_shapes.check_answer``).
@@ -125,6 +131,10 @@ CALLS: dict[str, Call] = {
     "ImportKeyMaterial": lambda us, key: imported(us),
     "DeleteImportedKeyMaterial": lambda us, key: us.delete_imported_key_material(KeyId=imported(us)["KeyId"]),
     "GenerateMac": lambda us, key: mac(us),
+    "ReplicateKey": lambda us, key: replicated(us),
+    "UpdatePrimaryRegion": lambda us, key: us.update_primary_region(
+        KeyId=replicated(us)["KeyId"], PrimaryRegion=EU
+    ),
     "VerifyMac": lambda us, key: us.verify_mac(Message=b"m", MacAlgorithm="HMAC_SHA_256", **mac(us)),
 }
 

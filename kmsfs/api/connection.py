@@ -6,7 +6,7 @@ read in two ways.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 import h11
 import trio
@@ -15,6 +15,8 @@ from kmsfs.api.limits import Limits
 from kmsfs.api.refusal import Refusal
 
 _CHUNK: Final = 64 << 10
+_VERSIONS: Final = (b"1.1", b"1.0")
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._idle = trio.CancelScope()
         self._draining = False
+        self._method = b""
 
     def drain(self) -> None:
         """Finish the request under way, if there is one, and close."""
@@ -82,6 +85,7 @@ class Connection:
 
     async def _exchange(self) -> bool:
         """Read one request and answer it; return whether another may follow."""
+        self._method = b""
         try:
             request = await self._read_request()
             answer = await self._respond(request) if request else None
@@ -103,15 +107,29 @@ class Connection:
                 head = await self._next_event()
             if not isinstance(head, h11.Request):
                 return None
+            self._method = head.method
+            self._check_head(head)
             with trio.fail_after(self._limits.body_s):
                 body = await self._read_body(head)
         except h11.RemoteProtocolError as error:
-            raise Refusal(
-                "SerializationException", "The request is not valid HTTP.", status=error.error_status_hint
-            ) from None
+            _not_http(error.error_status_hint)
         except trio.TooSlowError:
             raise Refusal("RequestTimeoutException", "The request took too long.", status=408) from None
         return Request(head.method.decode(), head.target.decode("latin-1"), list(head.headers), body)
+
+    def _check_head(self, head: h11.Request) -> None:
+        """Refuse what h11 lets pass: of any size if it comes at once, and of any version."""
+        if head.http_version not in _VERSIONS:
+            _not_http(505)
+        size = len(head.target)
+        framing = 0
+        for name, value in head.headers:
+            size += len(name) + len(value) + 4
+            framing += name in _FRAMING
+        if size > self._limits.header_bytes:
+            _not_http(431)
+        if framing > 1:  # a length and chunks: where the body ends could be read in two ways
+            _not_http(400)
 
     async def _read_body(self, head: h11.Request) -> bytes:
         declared = next((value for name, value in head.headers if name == b"content-length"), b"0")
@@ -139,7 +157,8 @@ class Connection:
         if close:
             headers.append(("Connection", "close"))
         parts: list[h11.Event] = [h11.Response(status_code=answer.status, headers=headers)]
-        parts += [h11.Data(data=answer.body), h11.EndOfMessage()]
+        # The answer to HEAD tells the length of a body that does not follow.
+        parts += [h11.Data(data=b"" if self._method == b"HEAD" else answer.body), h11.EndOfMessage()]
         data = b"".join(self._http.send(part) or b"" for part in parts)
         with trio.fail_after(self._limits.answer_s):
             await self._stream.send_all(data)
@@ -151,3 +170,7 @@ class Connection:
                 await self._stream.send_eof()
             while await self._stream.receive_some(_CHUNK):
                 pass
+
+
+def _not_http(status: int) -> NoReturn:
+    raise Refusal("SerializationException", "The request is not valid HTTP.", status=status) from None

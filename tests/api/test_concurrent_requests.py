@@ -1,88 +1,21 @@
 """One client's slow work holds up no other; what happens at once happens once."""
 
-import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pytest
 import trio
 from botocore.exceptions import ClientError
-from testkit.aws_signing import signed_headers
 from testkit.home import ALIAS, REGION, Home
+from testkit.local_server import Local, held, running
 from testkit.serving import Serving
-
-from kmsfs.api.server import Server
-from kmsfs.keystore.service import Keystore
-
-
-@dataclass
-class Local:
-    """A server in this process, so that a test can hold what it does."""
-
-    keystore: Keystore
-    address: tuple[str, int]
-    access_key_id: str
-    secret: str
-
-    async def ask(self, action: str, **parameters: object) -> tuple[int, bytes]:
-        """Sign and send one request; return status and body."""
-        body = json.dumps(parameters).encode()
-        headers = signed_headers(
-            body,
-            region=REGION,
-            when=datetime.now(UTC),
-            target=f"TrentService.{action}",
-            access_key_id=self.access_key_id,
-            secret=self.secret,
-        )
-        lines = [b"POST / HTTP/1.1", *(name + b": " + value for name, value in headers)]
-        head = b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"Connection: close", b"", b""])
-        async with await trio.open_tcp_stream(*self.address) as stream:
-            await stream.send_all(head + body)
-            answer = b"".join([bytes(part) async for part in stream])
-        head, _, content = answer.partition(b"\r\n\r\n")
-        return int(head.split()[1]), content
-
-
-@asynccontextmanager
-async def running(home: Home) -> AsyncIterator[Local]:
-    """Serve a home in this process."""
-    made = home.json("credential", "create", "root")
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    with Keystore.open(home.path, via="server") as keystore:
-        async with trio.open_nursery() as nursery:
-            server = Server(keystore)
-            await nursery.start(server.run, [listener])
-            yield Local(keystore, listener.socket.getsockname(), made["AccessKeyId"], made["SecretAccessKey"])
-            server.stop()
 
 
 @pytest.fixture
 async def local(home: Home) -> AsyncIterator[Local]:
     async with running(home) as started:
         yield started
-
-
-@contextmanager
-def held(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Hold a method until the block ends; the event is set once somebody waits in it."""
-    entered, leave, real = threading.Event(), threading.Event(), getattr(owner, name)
-
-    def wait(*arguments: object, **named: object) -> object:
-        entered.set()
-        leave.wait()
-        return real(*arguments, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, name, wait)
-        try:
-            yield entered
-        finally:
-            leave.set()
 
 
 async def test_a_held_commit_holds_up_no_use(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,5 +258,9 @@ class StoppedError(TreeError):
     """Long work was paused or cancelled, as somebody asked."""
 
 
+class AddressUnavailableError(KmsfsError):
+    """The server cannot listen on the address that it was given."""
+
+
 class UsageError(KmsfsError):
     """The command line asks for something contradictory."""

@@ -54,6 +54,7 @@ class Connection:
         self._refuse = refuse
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._idle = trio.CancelScope()
+        self.idle_since: float | None = trio.current_time()  # since when it waits for a request, while it does
         self._draining = False
         self._method = b""
 
@@ -77,8 +78,10 @@ class Connection:
             return True
         data = b""
         with trio.CancelScope() as self._idle:
-            self._idle.deadline = trio.current_time() + self._limits.idle_s
+            self.idle_since = trio.current_time()
+            self._idle.deadline = self.idle_since + self._limits.idle_s
             data = bytes(await self._stream.receive_some(_CHUNK))
+        self.idle_since = None
         if data:
             self._http.receive_data(data)
         return bool(data)

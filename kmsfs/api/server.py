@@ -48,9 +48,12 @@ class Server:
         self._failures = Throttle(self._limits.failures_per_s, trio.current_time)
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
+        self._clients = trio.CancelScope()
 
     def stop(self) -> None:
-        """Accept nothing more, finish what is under way, and let ``run`` return."""
+        """Accept nothing more, finish what is under way, and let ``run`` return; asked again, finish nothing."""
+        if self._accepting.cancel_called:
+            self._clients.cancel()
         self._accepting.cancel()
 
     async def run(
@@ -62,13 +65,14 @@ class Server:
         """Serve until ``stop``."""
         async with trio.open_nursery() as background:
             background.start_soon(self._follow_changes)
-            async with trio.open_nursery() as clients:
-                with self._accepting:
-                    task_status.started()
-                    await trio.serve_listeners(self._handle, list(listeners), handler_nursery=clients)
-                clients.cancel_scope.deadline = trio.current_time() + self._limits.drain_s
-                for connection in self._connections:
-                    connection.drain()
+            with self._clients:
+                async with trio.open_nursery() as clients:
+                    with self._accepting:
+                        task_status.started()
+                        await trio.serve_listeners(self._handle, list(listeners), handler_nursery=clients)
+                    self._clients.deadline = trio.current_time() + self._limits.drain_s
+                    for connection in self._connections:
+                        connection.drain()
             background.cancel_scope.cancel()
 
     async def _handle(self, stream: trio.abc.Stream) -> None:
@@ -76,6 +80,7 @@ class Server:
         respond = partial(self._respond, peer)
         connection = Connection(stream, self._limits, respond, lambda refusal: _refused(refusal, _new_id()))
         try:
+            self._make_room()
             async with self._places:
                 self._connections.add(connection)
                 if self._accepting.cancel_called:
@@ -90,6 +95,12 @@ class Server:
             _log.error("a connection failed: %s", _frames(error))
         finally:
             self._connections.discard(connection)
+
+    def _make_room(self) -> None:
+        """If all places are taken, close the connection that has been idle longest: a client can make another."""
+        idle = [connection for connection in self._connections if connection.idle_since is not None]
+        if not self._places.value and idle:
+            min(idle, key=lambda connection: connection.idle_since or 0.0).drain()
 
     async def _respond(self, peer: Peer, request: Request) -> Answer:
         request_id = _new_id()

@@ -52,6 +52,7 @@ class ExitCode(IntEnum):
     FORMAT_UNSUPPORTED = 41
     INTEGRITY = 42
     UNHEALTHY = 50
+    ADDRESS_UNAVAILABLE = 51
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -120,6 +121,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.MountBusyError: ExitCode.MOUNT_BUSY,
     errors.IncompleteError: ExitCode.INCOMPLETE,
     errors.StoppedError: ExitCode.STOPPED,
+    errors.AddressUnavailableError: ExitCode.ADDRESS_UNAVAILABLE,
     errors.UsageError: ExitCode.USAGE,
 }
 

@@ -31,9 +31,9 @@ async def test_a_held_commit_holds_up_no_use(local: Local, monkeypatch: pytest.M
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            with held(local.keystore._store, "write", monkeypatch) as entered:
+            with held(local.keystore._store, "write", monkeypatch) as holding:
                 nursery.start_soon(change)
-                await trio.to_thread.run_sync(entered.wait)
+                await trio.to_thread.run_sync(holding.entered.wait)
                 assert (await local.ask("Encrypt", KeyId=ALIAS, Plaintext="eA=="))[0] == 200
                 assert not statuses
     assert statuses == [200]
@@ -52,9 +52,9 @@ async def test_a_slow_token_that_is_held_holds_up_nobody_else(
 
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                with held(service.hsm, "encrypt_gcm", monkeypatch) as entered:
+                with held(service.hsm, "encrypt_gcm", monkeypatch) as holding:
                     nursery.start_soon(encrypt)
-                    await trio.to_thread.run_sync(entered.wait)
+                    await trio.to_thread.run_sync(holding.entered.wait)
                     assert (await local.ask("ListKeys"))[0] == 200
                     assert not statuses
     assert statuses == [200]

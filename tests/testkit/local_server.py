@@ -23,10 +23,13 @@ class Local:
     """A running server."""
 
     server: Server
+    listener: trio.SocketListener
     keystore: Keystore
-    address: tuple[str, int]
     access_key_id: str
     secret: str
+
+    def __post_init__(self) -> None:
+        self.address: tuple[str, int] = self.listener.socket.getsockname()
 
     def request(self, action: str, *more: bytes, **parameters: object) -> bytes:
         """Return the bytes of one signed request; ``more`` are further header lines."""
@@ -68,24 +71,30 @@ async def running(
         async with trio.open_nursery() as nursery:
             server = Server(keystore, limits)
             await nursery.start(server.run, [listener])
-            address = plain.socket.getsockname()
-            yield Local(server, keystore, address, made["AccessKeyId"], made["SecretAccessKey"])
+            yield Local(server, plain, keystore, made["AccessKeyId"], made["SecretAccessKey"])
             server.stop()
 
 
+class Held:
+    """A method that somebody waits in, once ``entered`` is set, until ``leave`` is."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+
 @contextmanager
-def held(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Hold a method until the block ends; the event is set once somebody waits in it."""
-    entered, leave, real = threading.Event(), threading.Event(), getattr(owner, name)
+def held(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Hold a method until the block ends, or until it is let go."""
+    holding, real = Held(), getattr(owner, name)
 
     def wait(*arguments: object, **named: object) -> object:
-        entered.set()
-        leave.wait()
+        holding.entered.set()
+        holding.leave.wait()
         return real(*arguments, **named)
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, wait)
         try:
-            yield entered
+            yield holding
         finally:
-            leave.set()
+            holding.leave.set()

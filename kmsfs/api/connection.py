@@ -47,14 +47,16 @@ class Connection:
         limits: Limits,
         respond: Callable[[Request], Awaitable[Answer]],
         refuse: Callable[[Refusal], Answer],
+        crowded: Callable[[], bool],
     ) -> None:
         self._stream = stream
         self._limits = limits
         self._respond = respond
         self._refuse = refuse
+        self._crowded = crowded  # whether others wait for a place
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._idle = trio.CancelScope()
-        self.idle_since: float | None = trio.current_time()  # since when it waits for a request, while it does
+        self.idle_since: float | None = trio.current_time()  # while it waits for a request
         self._draining = False
         self._method = b""
 
@@ -96,7 +98,7 @@ class Connection:
             answer = self._refuse(refusal)
         if answer is None:
             return False
-        clean = self._http.their_state is h11.DONE and not self._draining
+        clean = self._http.their_state is h11.DONE and not self._draining and not self._crowded()
         await self._write(answer, close=not clean)
         if not clean or self._http.our_state is not h11.DONE:
             await self._linger()

@@ -78,7 +78,9 @@ class Server:
     async def _handle(self, stream: trio.abc.Stream) -> None:
         peer = Peer(_address(stream), isinstance(stream, trio.SSLStream))
         respond = partial(self._respond, peer)
-        connection = Connection(stream, self._limits, respond, lambda refusal: _refused(refusal, _new_id()))
+        connection = Connection(
+            stream, self._limits, respond, lambda refusal: _refused(refusal, _new_id()), self._is_crowded
+        )
         try:
             self._make_room()
             async with self._places:
@@ -95,6 +97,9 @@ class Server:
             _log.error("a connection failed: %s", _frames(error))
         finally:
             self._connections.discard(connection)
+
+    def _is_crowded(self) -> bool:
+        return self._places.statistics().tasks_waiting > 0
 
     def _make_room(self) -> None:
         """If all places are taken, close the connection that has been idle longest: a client can make another."""

@@ -70,7 +70,7 @@ def test_a_port_that_is_taken(home: Home) -> None:
         port = other.getsockname()[1]
         said = refused(home.run("serve", "--bind", f"127.0.0.1:{port}"), 51)
     assert said.startswith(f"kmsfs: cannot listen on 127.0.0.1:{port}: address already in use\nhint: ")
-    assert home.json("credential", "list")["AccessKeys"] == []  # none was made that nobody saw
+    assert home.json("credential", "list")["AccessKeyMetadata"] == []  # none was made that nobody saw
 
 
 def test_an_address_of_another_host(home: Home, tmp_path: Path) -> None:

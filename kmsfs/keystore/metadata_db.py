@@ -6,7 +6,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -56,6 +56,10 @@ class SqliteMetadataStore(SqlMetadataStore):
             version = raw.execute("PRAGMA data_version").fetchone()[0]
             seen, self._seen = self._seen, (version, self._opened[1])
             return seen != self._seen
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        """Nobody: the file is one host's, whose processes hold one another back by a lock in the home."""
+        return nullcontext()
 
     def _identity(self) -> int:
         try:

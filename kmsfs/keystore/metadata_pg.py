@@ -30,6 +30,7 @@ SESSION = (
     # A reserved block of uses that a crash takes back would be used twice.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
 )
+_WRITE_LOCK = 5496372151337  # kmsfs's in every version, and the next one
 
 _REFUSALS = {
     "25006": ("is read-only", "name the primary server"),
@@ -48,9 +49,7 @@ class PostgresMetadataStore(SqlMetadataStore):
     """One PostgreSQL database."""
 
     _begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-    _begin_write = (
-        "BEGIN; SELECT pg_advisory_xact_lock(5496372151337)"  # the number is kmsfs's in every version
-    )
+    _begin_write = f"BEGIN; SELECT pg_advisory_xact_lock({_WRITE_LOCK})"
 
     def __init__(self, url: str) -> None:
         self._url = _checked(url)
@@ -93,6 +92,18 @@ class PostgresMetadataStore(SqlMetadataStore):
                 for row in puts:
                     if row.table == "region_state":
                         self._seen[region] = int(str(row.values["counter"]))
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold back other hosts that ask for the same."""
+        with self._failures():
+            connection = self._open()  # of its own: the lock lasts over what the block commits
+        try:
+            with self._failures():
+                connection.exec_driver_sql(f"SELECT pg_advisory_lock({_WRITE_LOCK + 1})")
+            yield
+        finally:
+            disconnect(connection)
 
     def _begin(self, statement: str) -> sa.Connection:
         try:

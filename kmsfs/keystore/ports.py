@@ -4,6 +4,7 @@ Each port has one contract suite in tests/contract that every implementation pas
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -168,6 +169,9 @@ class MetadataStore(Protocol):
         Only if the region's counter is still ``expected_counter`` (None: it has no state row); otherwise
         nothing changes and ConflictError is raised.
         """
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        """Hold back other hosts that ask for the same: around keys that a shared token must get once."""
 
     def close(self) -> None:
         """Release the store."""

@@ -31,6 +31,7 @@ from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.pkcs11_module import Pkcs11Module, init_softhsm_token, module_at, token_serial
 from kmsfs.keystore.ports import KeyKind, MetadataStore
 from kmsfs.keystore.region import RegionService, integrity_key_id
+from kmsfs.keystore.sealing import SEALING_KEYS
 from kmsfs.keystore.stores import create_store
 
 DEFAULT_ACCOUNT = "000000000000"
@@ -79,7 +80,8 @@ def add_region(
             config = RegionConfig(
                 region, module.absolute(), token_label, path, Suite.HSM_GCM, DEFAULT_ACCOUNT, None
             )
-        config = _prepare_token(home, store, config)
+        with store.exclusively():  # other hosts may have the same token
+            config = _prepare_token(home, store, config)
         save_region(home, config)
     return config
 
@@ -98,6 +100,8 @@ def _prepare_token(home: Path, store: MetadataStore, config: RegionConfig) -> Re
         if label not in labels:
             hsm.generate(KeyKind.HMAC, anchor, label)
         make_audit_key(config.region, hsm)
+        for key in SEALING_KEYS:  # now, while no other host can be at it
+            key.make(hsm, config.region)
         RegionService(config, hsm, store).ledger.initialize()
     finally:
         hsm.close()

@@ -30,7 +30,7 @@ class SealingKey:
         return hashlib.sha256(f"kmsfs {self.purpose} key\0{region}".encode()).digest()
 
     def make(self, hsm: Hsm, region: Region) -> None:
-        """Make the key unless the token holds it. One process at a time."""
+        """Make the key unless the token holds it: regions get it when they are set up. One process at a time."""
         if not hsm.holds(self.object_id(region)):
             hsm.generate(KeyKind.HMAC, self.object_id(region), f"kmsfs:{self.label}:{region}")
 
@@ -57,3 +57,4 @@ class SealingKey:
 CREDENTIAL_KEY: Final = SealingKey("credential", "credentials")  # the secrets of access keys
 IMPORT_KEY: Final = SealingKey("import", "imports")  # the wrapping keys in import tokens
 MULTI_REGION_KEY: Final = SealingKey("multi-region", "multi-region")  # the material of multi-region keys
+SEALING_KEYS: Final = (CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY)

@@ -1,6 +1,7 @@
 """What every implementation of the port ``MetadataStore`` does."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,36 @@ def test_a_closed_store_can_be_used_again(store: MetadataStore) -> None:
     store.close()
     store.close()
     assert store.read(US) == [state(0)]
+
+
+def test_one_host_at_a_time_holds_what_is_exclusive(connect: Connect) -> None:
+    one, two = connect(), connect()
+    if not isinstance(one, PostgresMetadataStore):
+        with one.exclusively(), two.exclusively():
+            return  # the processes of one host have a lock of their own, in the home
+    order: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        with one.exclusively():
+            waiting = pool.submit(_note_exclusively, two, order)
+            postgres_waits(two)
+            one.write(US, None, [state(1)], [])  # ordinary writes go on
+            order.append("one")
+        waiting.result()
+    assert order == ["one", "two"]
+
+
+def _note_exclusively(store: MetadataStore, order: list[str]) -> None:
+    with store.exclusively():
+        order.append("two")
+
+
+def postgres_waits(store: PostgresMetadataStore) -> None:
+    """Wait until some session waits for an advisory lock."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with store._failures():
+        connection = store._open()
+        try:
+            while not connection.exec_driver_sql(query).scalar():
+                pass
+        finally:
+            connection.close()

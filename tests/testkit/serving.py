@@ -73,8 +73,8 @@ def refused(call: Callable[[], object]) -> tuple[str, str]:
 
 
 @contextmanager
-def serving(home: Home, *options: str) -> Iterator[Serving]:
-    """Run ``kmsfs serve`` on a home whose root has no access key yet."""
+def serving(home: Home, *options: str, first_key: tuple[str, str] | None = None) -> Iterator[Serving]:
+    """Run ``kmsfs serve`` on a home whose root has no access key yet, or the one that is given."""
     process = subprocess.Popen(
         [KMSFS, "serve", *(options or ("--bind", "127.0.0.1:0"))],
         env={**os.environ, "KMSFS_HOME": str(home.path)},
@@ -84,11 +84,10 @@ def serving(home: Home, *options: str) -> Iterator[Serving]:
     )
     try:
         assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(4)]
-        assert said[3].startswith("serving on "), said
-        yield Serving(
-            home, said[3].split()[-1], said[1].split()[-1], said[2].split()[-1], process, tuple(said)
-        )
+        said = [process.stdout.readline() for _ in range(1 if first_key else 4)]
+        assert said[-1].startswith("serving on "), said
+        key, secret = first_key or (said[1].split()[-1], said[2].split()[-1])
+        yield Serving(home, said[-1].split()[-1], key, secret, process, tuple(said))
     finally:
         if process.poll() is None:
             process.terminate()

@@ -262,5 +262,9 @@ class AddressUnavailableError(KmsfsError):
     """The server cannot listen on the address that it was given."""
 
 
+class SchedulerUnavailableError(KmsfsError):
+    """The cluster that was to help does not answer, or gave up."""
+
+
 class UsageError(KmsfsError):
     """The command line asks for something contradictory."""

@@ -53,6 +53,7 @@ class ExitCode(IntEnum):
     INTEGRITY = 42
     UNHEALTHY = 50
     ADDRESS_UNAVAILABLE = 51
+    SCHEDULER_UNAVAILABLE = 52
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -122,6 +123,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.IncompleteError: ExitCode.INCOMPLETE,
     errors.StoppedError: ExitCode.STOPPED,
     errors.AddressUnavailableError: ExitCode.ADDRESS_UNAVAILABLE,
+    errors.SchedulerUnavailableError: ExitCode.SCHEDULER_UNAVAILABLE,
     errors.UsageError: ExitCode.USAGE,
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.change_list import ChangeList
     from kmsfs.tools.changes import Change, KeyedTree
+    from kmsfs.tools.cluster import Cluster
     from kmsfs.tools.convergence import Result
     from kmsfs.tools.passes import Failure
     from kmsfs.tools.runners import Runner
@@ -34,6 +35,16 @@ def runner(keystore: Keystore, work: KeyedTree, rate: Rate | None = None) -> Run
     from kmsfs.tree.rekey import Rekeyer
 
     return InProcess(Rekeyer(keystore, work.block.tree_id), rate)
+
+
+def cluster(address: str, keystore: Keystore, work: KeyedTree, rate: Rate | None) -> Cluster:
+    """Have a cluster ask the HSM."""
+    from kmsfs.tools.cluster import Cluster
+    from kmsfs.tools.runners import InProcess
+    from kmsfs.tree.rekey import Rekeyer
+
+    tree_id = work.block.tree_id
+    return Cluster(address, InProcess(Rekeyer(keystore, tree_id)), tree_id, rate)
 
 
 def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """``kmsfs migrate``: bring a whole tree under another key, in a way that can be stopped, resumed and proved."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.changes import KeyedTree
     from kmsfs.tools.journal import Journal
+    from kmsfs.tools.runners import Runner
 
 _ACTIONS = ("dry_run", "resume", "pause", "cancel", "status", "verify")
 
@@ -34,6 +36,7 @@ _ACTIONS = ("dry_run", "resume", "pause", "cancel", "status", "verify")
 @click.option("--status", is_flag=True, help="Say where the migration stands.")
 @click.option("--verify", is_flag=True, help="See that every file opens under --to-key alone.")
 @click.option("--rate", metavar="N", type=click.FloatRange(min=0.1), help="At most N HSM calls a second.")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers make the HSM calls.")
 @touch_option()
 @json_option()
 def command(tree: Path, to_key: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -193,12 +196,16 @@ def _migrate(
     from kmsfs.tools.throttle import Rate
 
     rate = None if options["rate"] is None else Rate(options["rate"])
-    runner = rekeying.runner(keystore, work, rate)
+    held = ExitStack()
+    runner: Runner = rekeying.runner(keystore, work, rate)
     runner.targets((key_arn,))  # before there is a journal
+    if options["scheduler"] is not None:
+        runner = held.enter_context(rekeying.cluster(options["scheduler"], keystore, work, rate))
     keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True)
     changed = ChangeList(home_path(), work.block.tree_id)
     journal: Journal
     with (
+        held,
         migration.open_journal(home_path(), work, key_arn, touch=options["touch"]) as journal,
         Progress("files") as progress,
         stop_on_signal() as stop,

@@ -1,0 +1,69 @@
+"""scripts/migrate_region.py: several trees from one plan."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from testkit.home import ALIAS, Home
+from testkit.tool_trees import slot_keys
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "migrate_region.py"
+US = "us-east-1"
+
+
+@pytest.fixture
+def us_key(home: Home) -> str:
+    """A key of a second region."""
+    home.ok("region", "add", US)
+    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
+
+
+def run(home: Home, plan: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCRIPT, plan, *options], env=home.env(), capture_output=True, text=True, check=False
+    )
+
+
+def test_trees_are_migrated_one_after_the_other(home: Home, us_key: str, tmp_path: Path) -> None:
+    trees = [tmp_path / "a", tmp_path / "b"]
+    text = "rate = 5000\n"
+    for tree in trees:
+        home.ok("init", tree, "--key", ALIAS, "--region", "eu-west-1")
+        text += f'[[trees]]\npath = "{tree}"\nto_key = "{us_key}"\n'
+    plan = tmp_path / "plan.toml"
+    plan.write_text(text)
+    planned = run(home, plan, "--dry-run")
+    assert planned.returncode == 0, planned
+    assert [tree["plan"]["files"] for tree in json.loads(planned.stdout)["trees"]] == [0, 0]
+    report = tmp_path / "report.json"
+    assert run(home, plan, "--report", str(report)).returncode == 0
+    told = json.loads(report.read_text())["trees"]
+    assert [tree["migration"]["complete"] for tree in told] == [True, True]
+    assert [tree["verification"]["failed"] for tree in told] == [[], []]
+    assert all(home.json("info", tree)["default_key_arn"] == us_key for tree in trees)
+    assert slot_keys(trees[0]) == set()
+
+
+def test_a_tree_that_fails_does_not_stop_the_others(home: Home, us_key: str, tmp_path: Path) -> None:
+    home.ok("init", tmp_path / "b", "--key", ALIAS, "--region", "eu-west-1")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        "".join(f'[[trees]]\npath = "{tmp_path / name}"\nto_key = "{us_key}"\n' for name in ("nothing", "b"))
+    )
+    done = run(home, plan)
+    assert done.returncode == 1
+    told = json.loads(done.stdout)["trees"]
+    assert [tree["exit_code"] for tree in told] == [30, 0]
+    assert "nothing is no directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "trees = 3", "[[trees]]\npath = 'x'", "speed = 1\n[[trees]]", "not toml"]
+)
+def test_a_plan_that_is_wrong(home: Home, tmp_path: Path, text: str) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(text)
+    done = run(home, plan)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"migrate_region: {plan}: ")

@@ -76,6 +76,10 @@ class DataKeyPool:
         with self._lock:
             self._ready.appendleft(ready)
 
+    def holds_good(self, ready: ReadyKey) -> bool:
+        """Whether ``take`` would hand this key out; raises if the zone's CMK is not usable."""
+        return _is_under(ready, self._usable_material())
+
     def fill(self, max_count: int) -> int:
         """Make up to ``max_count`` keys until the high watermark is reached; return how many were made."""
         count = min(max_count, HIGH_WATERMARK - len(self._ready))

@@ -109,6 +109,13 @@ class FileKeys:
         if pool is not None:  # else nobody wants it any more
             pool.give_back(ready)
 
+    def is_outdated(self, ready: ReadyKey) -> bool:
+        """Whether a CMK was given new material since the key was made. One that cannot be used now is not asked for."""
+        try:
+            return not self.pool(ready.wanted).holds_good(ready)
+        except KmsfsError:
+            return False
+
     def forget_pools(self) -> None:
         """Forget all ready keys: files are wanted under other keys from now on. No checkpoint."""
         self._pools.clear()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from kmsfs.errors import IntegrityError
+from kmsfs.errors import IntegrityError, KmsfsError
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
 from kmsfs.storage.lending import open_lent
@@ -133,9 +133,13 @@ class Files:
     async def _provide_key(self, file: OpenFile, uid: int) -> None:
         """Get the data key for the first write now, where the failure can still be told to the caller.
 
-        One under other keys than the file is wanted under by now is exchanged.
+        One under other keys than the file is wanted under by now, or under old material, is exchanged.
         """
-        while file.header is None and (file.ready is None or file.ready.wanted != self._wanted_keys(file)):
+        outdated = file.ready is not None and self._volume.file_keys.is_outdated(file.ready)
+        while file.header is None and (
+            file.ready is None or outdated or file.ready.wanted != self._wanted_keys(file)
+        ):
+            outdated = False
             spare: ReadyKey | None = await self._volume.file_keys.take(self._wanted_keys(file), uid)
             if file.header is None:
                 file.ready, spare = spare, file.ready
@@ -147,13 +151,28 @@ class Files:
 
     async def exchange_keys(self) -> None:
         """Give the open files that were never written data keys under what they are wanted under now."""
-        for file in {handle.file for handle in self._handles.values()}:
-            if file.ready is not None:
-                file.handles += 1  # it stays open meanwhile
-                try:
-                    await self._provide_key(file, os.getuid())
-                finally:
-                    self.let_go(file)
+        for file in self._unwritten():
+            await self._exchange_key(file)
+
+    async def follow_keys(self, interval_s: float) -> None:
+        """Do that again and again, for ever: old material may be gone when they are written."""
+        while True:
+            await trio.sleep(interval_s)
+            for file in self._unwritten():
+                with suppress(KmsfsError):  # it is tried again
+                    await self._exchange_key(file)
+
+    def _unwritten(self) -> set[OpenFile]:
+        return {handle.file for handle in self._handles.values() if handle.file.ready is not None}
+
+    async def _exchange_key(self, file: OpenFile) -> None:
+        if file.ready is None:
+            return
+        file.handles += 1  # it stays open meanwhile
+        try:
+            await self._provide_key(file, os.getuid())
+        finally:
+            self.let_go(file)
 
     async def _load(self, inode: Inode, uid: int, *, write: bool) -> OpenFile:
         fd, writable = self._open_backing(inode, write=write)

@@ -79,6 +79,7 @@ class Tree:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.file_keys.keep_filled)
             nursery.start_soon(self.file_keys.follow, FOLLOW_INTERVAL_S)
+            nursery.start_soon(self.files.follow_keys, FOLLOW_INTERVAL_S)
             nursery.start_soon(self.file_keys.keep_audit, FOLLOW_INTERVAL_S)
             nursery.start_soon(self.volume.idle.run)
 

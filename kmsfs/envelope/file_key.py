@@ -18,7 +18,7 @@ from kmsfs.errors import (
     RegionNotFoundError,
     UnsupportedFormatError,
 )
-from kmsfs.format.header import FileHeader, header_mac
+from kmsfs.format.header import FileHeader, header_mac, with_slots
 from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
 
 if TYPE_CHECKING:
@@ -67,10 +67,24 @@ def _gravity(problem: KmsfsError) -> int:
 
 def derive_file_keys(data_key: bytes, file_id: FileId, suite: int, chunk_size: int) -> FileKeys:
     """HKDF-SHA-512 with the file id as salt: content key, header MAC key, commitment."""
-    material = hkdf_sha512(
-        data_key, salt=file_id, info=b"kmsfs/v1/file" + suite.to_bytes(2, "big"), length=96
-    )
+    material = _derive(data_key, file_id, suite)
     return FileKeys(ChunkCipher(material[:32], file_id, suite, chunk_size), material[32:64], material[64:])
+
+
+def _derive(data_key: bytes, file_id: FileId, suite: int) -> bytes:
+    return hkdf_sha512(data_key, salt=file_id, info=b"kmsfs/v1/file" + suite.to_bytes(2, "big"), length=96)
+
+
+def with_new_slots(copy: bytes, header: FileHeader, data_key: bytes, slots: Sequence[bytes]) -> bytes:
+    """The next header copy, which differs from ``copy``, parsed as ``header``, in its slots only.
+
+    IntegrityError unless the copy is one of the file with this data key. The content key is not needed, nor made.
+    """
+    material = _derive(data_key, header.file_id, header.suite)
+    mac_key, commitment = material[32:64], material[64:]
+    _check(copy, header, mac_key, commitment)
+    covered = with_slots(copy, header.generation + 1, slots)
+    return covered + hmac_sha256(mac_key, covered)
 
 
 def seal_header(header: FileHeader, keys: FileKeys) -> bytes:
@@ -125,10 +139,14 @@ def newest_unverified(raw: bytes) -> FileHeader:
 
 def check_header(copy: bytes, header: FileHeader, keys: FileKeys) -> None:
     """Raise IntegrityError unless a copy, parsed as ``header``, is one of the file with these keys."""
+    _check(copy, header, keys.header_mac_key, keys.commitment)
+
+
+def _check(copy: bytes, header: FileHeader, mac_key: bytes, commitment: bytes) -> None:
     covered, mac = header_mac(copy)
-    if not equal(keys.commitment, header.commitment):
+    if not equal(commitment, header.commitment):
         raise IntegrityError("data key does not match the commitment in the file header")
-    if not equal(hmac_sha256(keys.header_mac_key, covered), mac):
+    if not equal(hmac_sha256(mac_key, covered), mac):
         raise IntegrityError("file header does not verify")
 
 

@@ -26,6 +26,7 @@ _DIRTY = 1
 _FIXED = struct.Struct(">8sHHBBHHBBI Q32s32sQQ")
 _SLOT = struct.Struct(f">H{MAX_BLOB}s")
 _SLOT_COUNT_AT = 18
+_GENERATION_AT = 24
 _EXTENT_SIZE = 12
 _EXTENTS_AT = _FIXED.size
 _SLOTS_AT = _EXTENTS_AT + MAX_EXTENTS * _EXTENT_SIZE
@@ -84,10 +85,7 @@ class FileHeader:
 
     def _check_fits(self) -> None:
         # struct cuts a string that is too long without a word: the data key would be lost
-        if not 1 <= len(self.slots) <= MAX_SLOTS or not all(0 < len(blob) <= MAX_BLOB for blob in self.slots):
-            raise FormatError(
-                f"file header holds 1 to {MAX_SLOTS} wrapped data keys of 1 to {MAX_BLOB} bytes"
-            )
+        _check_slots(self.slots)
         if len(self.holes) > MAX_EXTENTS or any(stop > MAX_CHUNKS for _, stop in self.holes):
             raise FormatError(f"file header holds {MAX_EXTENTS} hole extents of 48-bit chunk indices")
 
@@ -138,6 +136,23 @@ class FileHeader:
         )
 
 
+def with_slots(copy: bytes, generation: int, slots: Sequence[bytes]) -> bytes:
+    """What the MAC covers of a copy that parses, with other slots; FormatError if they do not fit."""
+    _check_slots(slots)
+    packed = b"".join(_SLOT.pack(len(blob), blob) for blob in slots).ljust(MAX_SLOTS * _SLOT.size, b"\0")
+    return b"".join(
+        (
+            copy[:_SLOT_COUNT_AT],
+            bytes([len(slots)]),
+            copy[_SLOT_COUNT_AT + 1 : _GENERATION_AT],
+            generation.to_bytes(8, "big"),
+            copy[_GENERATION_AT + 8 : _SLOTS_AT],
+            packed,
+            copy[_SLOTS_AT + len(packed) : _MAC_AT],
+        )
+    )
+
+
 def slots_begin_with(raw: bytes, prefixes: Sequence[bytes]) -> bool:
     """Whether both copies hold exactly one slot for each prefix, in that order. Proves nothing; costs no parsing."""
     for copy in (0, HEADER_COPY_SIZE):
@@ -152,6 +167,11 @@ def slots_begin_with(raw: bytes, prefixes: Sequence[bytes]) -> bool:
 def header_mac(raw: bytes) -> tuple[bytes, bytes]:
     """Split a copy into what its MAC covers and the MAC."""
     return raw[:_MAC_AT], raw[_MAC_AT:]
+
+
+def _check_slots(slots: Sequence[bytes]) -> None:
+    if not 1 <= len(slots) <= MAX_SLOTS or not all(0 < len(blob) <= MAX_BLOB for blob in slots):
+        raise FormatError(f"file header holds 1 to {MAX_SLOTS} wrapped data keys of 1 to {MAX_BLOB} bytes")
 
 
 def _parse_slots(raw: bytes, count: int) -> tuple[bytes, ...]:

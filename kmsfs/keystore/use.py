@@ -65,13 +65,17 @@ class KeyUse(StandIns):
         return made
 
     def wrap_data_keys(
-        self, key_arn: str, data_keys: Sequence[bytes], contexts: Sequence[Mapping[str, str]]
+        self,
+        key_arn: str,
+        data_keys: Sequence[bytes],
+        contexts: Sequence[Mapping[str, str]],
+        action: str = "Encrypt",
     ) -> list[EncryptResult]:
         """Encrypt every data key in its context; recorded as ``generate_data_keys`` is."""
         encoded = [_encoded(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[EncryptResult] = []
-        with self.audits.use(service, "Encrypt", key_id, shared_pairs(contexts)) as use:
+        with self.audits.use(service, action, key_id, shared_pairs(contexts)) as use:
             try:
                 for data_key, context in zip(data_keys, encoded, strict=True):
                     key = service.key(key_id)
@@ -79,6 +83,23 @@ class KeyUse(StandIns):
             finally:
                 use.uses = len(made)
         return made
+
+    def unwrap_data_keys(
+        self, key_arn: str, blobs: Sequence[bytes], contexts: Sequence[Mapping[str, str]]
+    ) -> list[bytes | None]:
+        """Decrypt every blob that is under the key, as the first half of a ReEncrypt; recorded once.
+
+        None for one that does not open: ``unwrap_to_rewrap`` says why. Raises what concerns the key or its token.
+        """
+        service, key_id = self._locate(self.serving_key(key_arn), None)
+        opened: list[bytes | None] = []
+        with self.audits.use(service, "ReEncryptFrom", key_id, shared_pairs(contexts)) as use:
+            try:
+                for blob, context in zip(blobs, contexts, strict=True):
+                    opened.append(_opened(service, key_id, blob, context))
+            finally:
+                use.uses = len(opened)
+        return opened
 
     def encrypt(
         self, ref: str, plaintext: bytes, context: Mapping[str, str], *, region: str | None = None
@@ -291,6 +312,15 @@ class KeyUse(StandIns):
 def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
     plaintext = random_bytes(length)
     return GeneratedDataKey(plaintext, *service.seal(service.key(key_id), _GENERATE, plaintext, context))
+
+
+def _opened(service: RegionService, key_id: KeyId, blob: bytes, context: Mapping[str, str]) -> bytes | None:
+    try:
+        parsed = _parsed(blob)
+        entry = service.entry(parsed.head.material_id)
+        return service.open(entry, parsed, _encoded(context)) if entry.key.key_id == key_id else None
+    except (InvalidCiphertextError, UnknownMaterialError):
+        return None
 
 
 def _mac(

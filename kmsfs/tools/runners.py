@@ -50,11 +50,18 @@ class InProcess:
 
     def run(self, jobs: Sequence[tuple[bytes, Wanted]]) -> list[Swap | KmsfsError | None]:
         """See Runner."""
-        return [self._one(raw, self._known[wanted]) for raw, wanted in jobs]
+        known = [(raw, self._known[wanted]) for raw, wanted in jobs]
+        if self._rate is not None:
+            self._rate.take(sum(1 + len(targets) for _, targets in known))
+        try:
+            swaps = persistently(partial(self._rekeyer.swaps, known))
+        except KmsfsError:  # of one source key, or its token: each file may have another slot that opens
+            swaps = [None] * len(known)
+        except TargetError as error:
+            raise error.reason from error
+        return [swap or self._one(*job) for swap, job in zip(swaps, known, strict=True)]
 
     def _one(self, raw: bytes, targets: Targets) -> Swap | KmsfsError | None:
-        if self._rate is not None:
-            self._rate.take(1 + len(targets))
         try:
             return persistently(partial(self._rekeyer.swap, raw, targets))
         except KmsfsError as error:

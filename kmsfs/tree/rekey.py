@@ -7,10 +7,10 @@ material. What replaces it is a ``Swap``: the next header, sealed, which ``kmsfs
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kmsfs.envelope.file_key import gravest, next_header, open_header, seal_header
+from kmsfs.envelope.file_key import gravest, next_header, open_header, seal_header, with_new_slots
 from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
 from kmsfs.format import aad
 from kmsfs.format.blob import BlobHead, head_prefix, parse_blob_head
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 class Target:
     """A key that files are to be under, and what every blob under its current material begins with."""
 
-    key_arn: KeyArn
+    head: BlobHead
     prefix: bytes
+
+    @property
+    def key_arn(self) -> KeyArn:
+        """The key."""
+        return self.head.key_arn
 
 
 Targets = tuple[Target, ...]
@@ -56,6 +61,36 @@ class TargetError(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A job whose two header copies are alike."""
+
+    number: int
+    copy: bytes
+    header: FileHeader
+    heads: tuple[BlobHead, ...]  # of its slots
+    targets: Targets
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The same, with its data key and what slots it gets."""
+
+    plain: _Plain
+    data_key: bytes = field(repr=False)
+    context: dict[str, str]
+    slots: dict[Target, bytes] = field(default_factory=dict)
+
+    def swap(self) -> Swap:
+        """The header with the new slots. IntegrityError if the old one is not authentic."""
+        plain, header = self.plain, self.plain.header
+        sealed = with_new_slots(
+            plain.copy, header, self.data_key, [self.slots[target] for target in plain.targets]
+        )
+        new = tuple(target.head for target in plain.targets)
+        return Swap(header.file_id, header.generation, 0, sealed, plain.heads, new)
+
+
 class Rekeyer:
     """Computes swaps for the files of one tree. Thread-safe as the keystore is."""
 
@@ -71,7 +106,62 @@ class Rekeyer:
         key = self._keystore.resolve(key_arn)
         next_state(key.state, Operation.ENCRYPT, key.arn)
         current = next(m for m in key.materials if m.material_id == key.current_material_id)
-        return Target(key_arn, head_prefix(BlobHead(current.suite, key.arn, current.material_id)))
+        head = BlobHead(current.suite, key.arn, current.material_id)
+        return Target(head, head_prefix(head))
+
+    def swaps(self, jobs: Sequence[tuple[bytes, Targets]]) -> list[Swap | None]:
+        """The swaps of the files that are as almost all are: both copies alike, and the first slot opens.
+
+        All that are under one key are asked for at once, which saves most of what is not the HSM's part. None for any
+        other, which ``swap`` then sees to by itself. Raises what concerns a key or its token.
+        """
+        found: list[Swap | None] = [None] * len(jobs)
+        for key_arn, group in self._grouped(jobs).items():
+            contexts = [aad.file_context(self._tree_id, plain.header.file_id) for plain in group]
+            blobs = [plain.header.slots[0] for plain in group]
+            data_keys = self._keystore.unwrap_data_keys(key_arn, blobs, contexts)
+            opened = [
+                _Opened(plain, data_key, context)
+                for plain, data_key, context in zip(group, data_keys, contexts, strict=True)
+                if data_key is not None
+            ]
+            self._wrap_missing(opened)
+            for item in opened:
+                with suppress(IntegrityError):
+                    found[item.plain.number] = item.swap()
+        return found
+
+    def _grouped(self, jobs: Sequence[tuple[bytes, Targets]]) -> dict[KeyArn, list[_Plain]]:
+        groups: dict[KeyArn, list[_Plain]] = {}
+        for number, (raw, targets) in enumerate(jobs):
+            copy = raw[:HEADER_COPY_SIZE]
+            if raw[HEADER_COPY_SIZE:] != copy:
+                continue
+            with suppress(FormatError):
+                header = FileHeader.parse(copy)
+                known = tuple(map(parse_blob_head, header.slots))
+                plain = _Plain(number, copy, header, known, targets)
+                groups.setdefault(known[0].key_arn, []).append(plain)
+        return groups
+
+    def _wrap_missing(self, opened: Sequence[_Opened]) -> None:
+        """Wrap the data keys under the targets that their files have no current slot of, target by target."""
+        missing: dict[Target, list[_Opened]] = {}
+        for item in opened:
+            for target in item.plain.targets:
+                kept = _slot_of(item.plain.header, target)
+                if kept is None:
+                    missing.setdefault(target, []).append(item)
+                else:
+                    item.slots[target] = kept
+        for target, items in missing.items():
+            data_keys, contexts = [item.data_key for item in items], [item.context for item in items]
+            try:
+                made = self._keystore.wrap_data_keys(target.key_arn, data_keys, contexts, "ReEncryptTo")
+            except KmsfsError as error:
+                raise TargetError(error) from error
+            for item, result in zip(items, made, strict=True):
+                item.slots[target] = result.blob
 
     def swap(self, raw: bytes, targets: Targets) -> Swap | None:
         """What makes a file's 2,048 header bytes current, or None if they are.
@@ -90,14 +180,10 @@ class Rekeyer:
         opened = open_header(raw, unwrap)
         header = opened.header
         context = aad.file_context(self._tree_id, header.file_id)
-        slots = []
-        for target in targets:
-            kept = next((blob for blob in header.slots if blob.startswith(target.prefix)), None)
-            slots.append(kept or self._wrap(target, found[0], context))
+        slots = [_slot_of(header, target) or self._wrap(target, found[0], context) for target in targets]
         sealed = seal_header(next_header(header, slots=tuple(slots)), opened.keys)
-        return Swap(
-            header.file_id, header.generation, opened.newest_copy, sealed, heads(header.slots), heads(slots)
-        )
+        new = tuple(target.head for target in targets)
+        return Swap(header.file_id, header.generation, opened.newest_copy, sealed, heads(header.slots), new)
 
     def _wrap(self, target: Target, data_key: bytes, context: dict[str, str]) -> bytes:
         try:
@@ -118,6 +204,10 @@ class Rekeyer:
             except KmsfsError as error:
                 problems.append(error)
         raise gravest(problems)
+
+
+def _slot_of(header: FileHeader, target: Target) -> bytes | None:
+    return next((blob for blob in header.slots if blob.startswith(target.prefix)), None)
 
 
 def is_current(raw: bytes, targets: Targets) -> bool:

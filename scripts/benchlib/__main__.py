@@ -4,9 +4,9 @@ import argparse
 import subprocess
 import sys
 
-from benchlib import files, kms, memory
+from benchlib import files, kms, memory, migrate
 
-COMMANDS = {"files": files, "kms": kms, "memory": memory}
+COMMANDS = {"files": files, "kms": kms, "memory": memory, "migrate": migrate}
 
 
 def main(argv: list[str]) -> int:

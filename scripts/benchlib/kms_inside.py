@@ -54,7 +54,7 @@ def _compare_suite(keystore: Keystore, region: str, suite: Suite, rounds: int) -
         keystore.add_region(region)
     arn = keystore.create_key(region=region).arn
     blobs = cycle([keystore.encrypt(arn, PLAIN, CONTEXT).blob for _ in range(DISTINCT_BLOBS)])
-    seal, unseal = _module_calls(keystore, region)
+    seal, unseal = module_calls(keystore, region)
     pairs: dict[str, tuple[Call, Call]] = {
         "Decrypt": (lambda: keystore.decrypt(next(blobs), CONTEXT), unseal),
         "Encrypt": (lambda: keystore.encrypt(arn, PLAIN, CONTEXT), seal),
@@ -72,7 +72,7 @@ def _compare_suite(keystore: Keystore, region: str, suite: Suite, rounds: int) -
             )
 
 
-def _module_calls(keystore: Keystore, region: str) -> tuple[Call, Call]:
+def module_calls(keystore: Keystore, region: str) -> tuple[Call, Call]:
     """Return the module's calls that sealing and opening cannot do without."""
     service = keystore._service(region)
     (entry,) = service.snapshot.materials.values()

@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from benchlib import files, kms_inside, sourcetree
+from benchlib import files, kms_inside, migrate, sourcetree
 from benchlib.memory import growth, observe
 from benchlib.results import Comparison, table
 from benchlib.systems import Kmsfs
@@ -74,3 +74,13 @@ def test_every_use_of_a_key_is_measured_for_both_suites(
         for action in ("Decrypt", "Encrypt", "GenerateDataKey")
     ]
     assert all(len(row.seconds["module"]) == 2 for row in rows)
+
+
+def test_a_migration_is_measured_beside_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "PAIRS", 3)
+    keys = migrate._set_up(tmp_path / "home")
+    for name in ("small", "large"):
+        migrate._fill(tmp_path / "home", keys[0], tmp_path / name, 5)
+    (row,), peaks = migrate.compare(tmp_path / "home", keys, (tmp_path / "small", tmp_path / "large"), 1)
+    assert set(row.seconds) == {"kmsfs", "module"}
+    assert min(peaks) > 10

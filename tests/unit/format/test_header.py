@@ -6,7 +6,7 @@ import pytest
 from testkit.golden import sample_header
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
-from kmsfs.format.header import FileHeader, header_mac
+from kmsfs.format.header import FileHeader, header_mac, with_slots
 from kmsfs.format.layout import MAX_CHUNKS
 
 HEADER = sample_header()
@@ -62,3 +62,18 @@ def test_a_newer_version_is_told_from_damage() -> None:
     with pytest.raises(UnsupportedFormatError, match="version 2") as caught:
         FileHeader.parse(RAW[:8] + b"\0\2" + RAW[10:])
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_other_slots_are_put_into_the_bytes_as_packing_would(count: int) -> None:
+    slots = tuple(bytes([number]) * (100 * number) for number in range(1, count + 1))[:count]
+    slots = tuple(slot[:256] for slot in slots)
+    old = sample_header()
+    raw = old.pack() + bytes(32)
+    assert with_slots(raw, 77, slots) == replace(old, generation=77, slots=slots).pack()
+
+
+@pytest.mark.parametrize("slots", [(), (b"",), (b"x" * 257,), (b"x",) * 4])
+def test_slots_that_do_not_fit_are_refused(slots: tuple[bytes, ...]) -> None:
+    with pytest.raises(FormatError):
+        with_slots(sample_header().pack() + bytes(32), 1, slots)

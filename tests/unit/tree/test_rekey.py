@@ -1,6 +1,7 @@
 """New slots for a file's header: what is stale, what is kept, what a stop between the two writes leaves."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kmsfs.format.header import FileHeader
 from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
-from kmsfs.tree.rekey import Rekeyer, is_current
+from kmsfs.tree.rekey import Rekeyer, TargetError, is_current
 from kmsfs.tree.swaps import write_newest_copy, write_other_copy
 
 EU, US = "eu-west-1", "us-east-1"
@@ -156,3 +157,44 @@ async def test_a_disabled_source_key_says_so(
 async def test_an_unknown_key_is_no_target(rekeyer: Rekeyer) -> None:
     with pytest.raises(KeyNotFoundError):
         rekeyer.targets([KeyArn(f"arn:aws:kms:{EU}:000000000000:key/01234567-89ab-cdef-0123-456789abcdef")])
+
+
+async def test_many_at_once_are_as_one_by_one(
+    posix: Posix, file: Path, rekeyer: Rekeyer, home_key: KeyArn, other_key: KeyArn, keystore: Keystore
+) -> None:
+    await posix.put(b"g", b"more")
+    await posix.reopen()
+    good = [header_bytes(file), header_bytes(posix.backing(b"g"))]
+    targets = rekeyer.targets([other_key, home_key])
+    flipped = bytearray(good[0])
+    for copy in (0, HEADER_COPY_SIZE):
+        flipped[copy + 40] ^= 1  # the file id: nothing opens
+    torn = good[0][:HEADER_COPY_SIZE] + bytes(HEADER_COPY_SIZE)
+    forged = bytearray(good[0])
+    for copy in (0, HEADER_COPY_SIZE):
+        forged[copy + 100] ^= 1  # the sealed length: it opens, and does not verify
+    rekeyer.swaps([(good[0], targets)])  # the first use of a key commits a block of its counter
+    before = keystore.hsm_calls
+    swaps = rekeyer.swaps([(raw, targets) for raw in (good[0], bytes(flipped), torn, bytes(forged), good[1])])
+    # One to open each that is whole, one to tell a bad slot from a bad token, one for each of three that opened.
+    assert keystore.hsm_calls == before + 4 + 1 + 3
+    assert [swap is None for swap in swaps] == [False, True, True, True, False]
+    for raw, swap in zip(good, (swaps[0], swaps[4]), strict=True):
+        alone = rekeyer.swap(raw, targets)
+        assert swap is not None
+        assert alone is not None
+        assert (swap.generation, swap.old, swap.new) == (alone.generation, alone.old, alone.new)
+        header, other = FileHeader.parse(swap.sealed), FileHeader.parse(alone.sealed)
+        assert replace(header, slots=other.slots) == other
+        assert is_current(swap.sealed * 2, targets)
+
+
+async def test_a_wanted_key_that_fails_is_told_apart(
+    file: Path, rekeyer: Rekeyer, other_key: KeyArn, keystore: Keystore
+) -> None:
+    targets = rekeyer.targets([other_key])
+    keystore.disable_key(other_key)
+    for ask in (lambda raw: rekeyer.swaps([(raw, targets)]), lambda raw: rekeyer.swap(raw, targets)):
+        with pytest.raises(TargetError) as caught:
+            ask(header_bytes(file))
+        assert isinstance(caught.value.reason, KeyDisabledError)

@@ -69,6 +69,9 @@ class KnownKey:
     def is_fast(self, key_arn: str) -> bool:
         return True
 
+    def serving_key(self, key_arn: str) -> str:
+        return key_arn
+
     def measure(self, key_arns: Iterable[str] = ()) -> None: ...
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from kmsfs.errors import InvalidRequestError, KmsfsError, UnsupportedOperationError
+from kmsfs.errors import InvalidRequestError, KmsfsError, LimitExceededError, UnsupportedOperationError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.aliases import changeable, new_alias, require_free
@@ -44,6 +44,7 @@ from kmsfs.keystore.transitions import Operation, next_state
 
 MIN_WINDOW_DAYS: Final = 7
 MAX_WINDOW_DAYS: Final = 30
+MAX_KEYS: Final = 100_000  # customer managed, of one region
 NO_TAGS: Final[Mapping[str, str]] = {}
 
 
@@ -79,6 +80,8 @@ class Lifecycle(Rotation):
         key = replace(key, primary_region=config.region if multi_region else None)
 
         def decide(snapshot: Snapshot) -> Changes:
+            if manager is KeyManager.CUSTOMER:
+                require_room(snapshot)
             puts = [
                 ("keys", key_values(key)),
                 *(("materials", material_values(config.region, key_id, made, 0)) for made in key.materials),
@@ -221,6 +224,14 @@ class Lifecycle(Rotation):
 def _new_key_id(multi_region: bool) -> KeyId:
     new = uuid.uuid4()
     return KeyId(MULTI_REGION_PREFIX + new.hex if multi_region else str(new))
+
+
+def require_room(snapshot: Snapshot) -> None:
+    """Raise LimitExceededError if a region has as many keys as it may have."""
+    if len(snapshot.keys) < MAX_KEYS:  # with those that nobody counts
+        return
+    if sum(key.manager is KeyManager.CUSTOMER for key in snapshot.keys.values()) >= MAX_KEYS:
+        raise LimitExceededError(f"the region has {MAX_KEYS} keys already")
 
 
 def _deletion_is_due(key: KeyMetadata, now: float) -> bool:

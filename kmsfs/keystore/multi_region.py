@@ -20,6 +20,7 @@ from kmsfs.errors import InvalidRequestError, KeyExistsError, KmsfsError
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.ledger import Changes
+from kmsfs.keystore.lifecycle import require_room
 from kmsfs.keystore.model import KeyMetadata, KeyState, Material
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.relatives import require_multi_region, require_primary
@@ -94,6 +95,7 @@ class MultiRegion:
             raise KeyExistsError(f"key {primary.arn_in(region)} exists already")
         if service.config.account != primary.account:
             raise InvalidRequestError(f"region {region} is another account's")
+        require_room(snapshot)
         service.lifecycle.materials.require_support(primary.spec)
         if wanted.policy is not None:
             check_key_policy(snapshot, wanted.policy)

@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from kmsfs.ids import Region
-from kmsfs.keystore import administration, aliases, lifecycle, rotation, tags
+from kmsfs.keystore import access, administration, aliases, lifecycle, rotation, tags
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.region import integrity_key_id
 from kmsfs.keystore.rows import CONDEMNED, DELETED
@@ -21,13 +21,18 @@ def rows(heading: str) -> dict[str, str]:
 
 
 def test_the_limits() -> None:
-    shown = [tuple(map(int, re.findall(r"\d+", value))) for value in rows("| limit | value |\n").values()]
+    shown = [
+        tuple(map(int, re.findall(r"\d+", value.replace(",", ""))))
+        for value in rows("| limit | value |\n").values()
+    ]
     assert shown == [
         (lifecycle.MIN_WINDOW_DAYS, lifecycle.MAX_WINDOW_DAYS, lifecycle.MAX_WINDOW_DAYS),
         (rotation.MIN_PERIOD_DAYS, rotation.MAX_PERIOD_DAYS, rotation.DEFAULT_PERIOD_DAYS),
         (rotation.MANAGED_PERIOD_DAYS,),
         (rotation.MAX_ON_DEMAND,),
+        (lifecycle.MAX_KEYS,),
         (aliases.MAX_ALIASES,),
+        (access.MAX_GRANTS,),
         (tags.MAX_TAGS,),
         (tags.MAX_NAME_LENGTH, tags.MAX_VALUE_LENGTH),
         (administration.MAX_DESCRIPTION_LENGTH,),

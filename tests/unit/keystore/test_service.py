@@ -20,8 +20,9 @@ from kmsfs.errors import (
     RegionNotFoundError,
 )
 from kmsfs.format.blob import Suite, parse_blob
+from kmsfs.keystore import lifecycle
 from kmsfs.keystore.aliases import MAX_ALIASES
-from kmsfs.keystore.model import KeyState
+from kmsfs.keystore.model import KeyManager, KeyState
 from kmsfs.keystore.service import Keystore
 
 US, EU = "us-east-1", "eu-west-1"
@@ -298,6 +299,19 @@ def test_a_key_has_so_many_aliases_and_no_more(keystore: Keystore) -> None:
     keystore.delete_alias("alias/0", region=US)
     keystore.update_alias("alias/other", key.arn)
     assert keystore.create_alias("alias/more", other.arn).target_key_id == other.key_id
+
+
+def test_a_region_has_so_many_keys_and_no_more(keystore: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
+    keystore.managed_key(US)
+    shared = keystore.create_key(EU, multi_region=True)
+    made = len([key for key in keystore.list_keys(US) if key.manager is KeyManager.CUSTOMER])
+    monkeypatch.setattr(lifecycle, "MAX_KEYS", made + 1)
+    keystore.create_key(US)
+    with pytest.raises(LimitExceededError, match="keys already"):
+        keystore.create_key(US)
+    with pytest.raises(LimitExceededError, match="keys already"):
+        keystore.replicate_key(shared.arn, US)
+    assert len(keystore.list_keys(US)) == made + 2
 
 
 def test_a_disabled_key_does_nothing_until_it_is_enabled(suited: Keystore) -> None:

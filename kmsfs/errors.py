@@ -72,6 +72,10 @@ class KeyStateError(KeystoreError):
     """The key's state does not allow this action."""
 
 
+class KeyPendingImportError(KeyStateError):
+    """The key has no material: it is yet to be imported, again if it has expired."""
+
+
 class KeyNotPendingDeletionError(KeyStateError):
     """The key's deletion cannot be cancelled: it is not scheduled."""
 

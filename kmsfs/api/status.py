@@ -42,6 +42,9 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
         "KMSInvalidStateException", message="{resource} is pending deletion."
     ),
     errors.KeyStateError: WireError("KMSInvalidStateException"),
+    errors.KeyPendingImportError: WireError(
+        "KMSInvalidStateException", message="{resource} is pending import."
+    ),
     errors.KeyNotPendingDeletionError: WireError(
         "KMSInvalidStateException", message="{resource} is not pending deletion."
     ),

@@ -77,6 +77,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.KeyDisabledError: ExitCode.KEY_DISABLED,
     errors.KeyPendingDeletionError: ExitCode.KEY_PENDING_DELETION,
     errors.KeyStateError: ExitCode.KEY_STATE,
+    errors.KeyPendingImportError: ExitCode.KEY_STATE,
     errors.KeyNotPendingDeletionError: ExitCode.KEY_STATE,
     errors.KeyInUseError: ExitCode.KEY_STATE,
     errors.AliasNotFoundError: ExitCode.NOT_FOUND,

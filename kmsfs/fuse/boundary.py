@@ -34,6 +34,7 @@ ERRNOS: Final[dict[type[errors.KmsfsError], int]] = {
     errors.KeyDisabledError: errno.EKEYREVOKED,
     errors.KeyPendingDeletionError: errno.EKEYREVOKED,
     errors.KeyStateError: errno.EKEYREVOKED,
+    errors.KeyPendingImportError: errno.EKEYREVOKED,
     errors.AccessDeniedError: errno.EACCES,
     errors.LimitExceededError: errno.EDQUOT,
     errors.MetadataTamperedError: errno.EKEYREJECTED,

@@ -16,7 +16,7 @@ from kmsfs.errors import (
     IntegrityError,
     InvalidCiphertextError,
     KeyExhaustedError,
-    KeyStateError,
+    KeyPendingImportError,
     UnknownMaterialError,
 )
 from kmsfs.format.blob import Blob, Suite
@@ -155,9 +155,11 @@ class RegionService:
         check_use(key, operation)
         for material in key.materials:  # not to wait for who destroys it
             if material.expires_at is not None and material.expires_at <= self._now():
-                raise KeyStateError(f"key {key.arn}: imported material has expired", hint="import it again")
+                raise KeyPendingImportError(
+                    f"key {key.arn}: imported material has expired", hint="import it again"
+                )
         if key.current_material_id is None:
-            raise KeyStateError(f"key {key.arn} has no material yet")
+            raise KeyPendingImportError(f"key {key.arn} has no material yet")
         return key.current_material_id
 
     def _counter(self, material_id: MaterialId) -> UseCounter:

@@ -92,9 +92,10 @@ def test_a_key_is_of_its_region_alone(us: Any, eu: Any, key: Any) -> None:
 def test_the_key_that_was_named_must_be_the_blobs(us: Any, key: Any) -> None:
     other = us.create_key()["KeyMetadata"]
     blob = us.encrypt(KeyId=key["KeyId"], Plaintext=b"x")["CiphertextBlob"]
-    code, message = refused(lambda: us.decrypt(CiphertextBlob=blob, KeyId=other["KeyId"]))
-    assert code == "IncorrectKeyException"
-    assert message.startswith("The key ID in the request does not identify a CMK")
+    assert refused(lambda: us.decrypt(CiphertextBlob=blob, KeyId=other["KeyId"])) == (
+        "IncorrectKeyException",
+        "The key ID in the request does not identify a CMK that can perform this operation.",
+    )
 
 
 def test_dry_run(us: Any, key: Any) -> None:

@@ -63,12 +63,22 @@ class Serving:
         return self.process.wait(30)
 
 
+#: AWS answers with 400 whatever is refused but these.
+STATUSES = {
+    "DependencyTimeoutException": 503,
+    "DryRunOperationException": 412,
+    "KMSInternalException": 500,
+    "KeyUnavailableException": 500,
+}
+
+
 def refused(call: Callable[[], object]) -> tuple[str, str]:
-    """Return name and message of the error that a boto3 call must end with."""
+    """Return name and message of the error that a boto3 call must end with, and with AWS's status."""
     with pytest.raises(ClientError) as error:
         call()
     answer = error.value.response
     assert answer["ResponseMetadata"]["RequestId"]
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == STATUSES.get(answer["Error"]["Code"], 400)
     return answer["Error"]["Code"], answer["Error"]["Message"]
 
 

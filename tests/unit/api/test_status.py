@@ -36,6 +36,7 @@ def test_words_that_were_recorded_from_aws() -> None:
     told = {kind: refusal_of(kind("some words"), ARN).message for kind in WIRE_ERRORS}
     assert told[errors.KeyDisabledError] == f"{ARN} is disabled."
     assert told[errors.KeyPendingDeletionError] == f"{ARN} is pending deletion."
+    assert told[errors.KeyPendingImportError] == f"{ARN} is pending import."
     assert told[errors.KeyNotFoundError] == f"Key '{ARN}' does not exist"
     assert told[errors.KeyNotPendingDeletionError] == f"{ARN} is not pending deletion."
     assert told[errors.ReservedTagError] == "Tags beginning with aws: are reserved"

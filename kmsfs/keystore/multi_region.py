@@ -1,7 +1,8 @@
 """Related keys: the parts of one multi-region key, kept in step.
 
-The primary's row is what holds; the others repeat it. One process at a time works on related keys, and each of its
-steps may be repeated. The orders, so that a crash between any two steps leaves nothing that cannot be decrypted:
+The primary's row is what holds; the others repeat it, if their own row names the primary's region: whoever has that
+region's token can write any row there. One process at a time works on related keys, and each of its steps may be
+repeated. The orders, so that a crash between any two steps leaves nothing that cannot be decrypted:
 
 - A region is in every list before it has a replica, so that what is encrypted there decrypts everywhere.
 - New material is in every region before any encrypts under it. Until then it is the primary's pending one.
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from kmsfs.errors import InvalidRequestError, KeyExistsError, KmsfsError
+from kmsfs.errors import InvalidRequestError, KeyExistsError, KmsfsError, MetadataTamperedError
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.access import check_key_policy
 from kmsfs.keystore.ledger import Changes
@@ -26,6 +27,7 @@ from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.relatives import require_multi_region, require_primary
 from kmsfs.keystore.rotation import DAY_S
 from kmsfs.keystore.rows import key_policy_values, key_values, material_values, tag_values
+from kmsfs.keystore.shared_material import foreign_material
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
 
@@ -202,13 +204,13 @@ class MultiRegion:
         return primary
 
     def _give(self, primary: KeyMetadata, service: RegionService, material: Material) -> None:
-        key_id, snapshot = primary.key_id, service.snapshot
-        if key_id not in snapshot.keys or material.material_id in snapshot.materials:
+        key_id, replica = primary.key_id, _replica(service.snapshot, primary)
+        if replica is None or any(held.material_id == material.material_id for held in replica.materials):
             return
         copy = self._copy(primary, service, material)
 
         def decide(snapshot: Snapshot) -> Changes:
-            if key_id not in snapshot.keys or copy.material_id in snapshot.materials:
+            if _replica(snapshot, primary) is None or copy.material_id in snapshot.materials:
                 return Changes()
             return Changes(puts=[("materials", material_values(snapshot.region, key_id, copy, 0))])
 
@@ -216,6 +218,8 @@ class MultiRegion:
         service.lifecycle.on_event(SYNCHRONIZED, key_id)
 
     def _copy(self, primary: KeyMetadata, service: RegionService, material: Material) -> Material:
+        if material.material_id in service.snapshot.materials:
+            raise foreign_material(material, service.config.region)
         source = self._service(primary.region).lifecycle.materials
         return service.lifecycle.materials.copy(source, primary.key_id, material)
 
@@ -223,9 +227,9 @@ class MultiRegion:
         """Write into a replica's row what the primary's says for all."""
 
         def decide(snapshot: Snapshot) -> Changes:
-            key = snapshot.keys.get(primary.key_id)
+            key = _replica(snapshot, primary)
             if key is None:
-                return Changes()  # it is being deleted
+                return Changes()
             told = replace(
                 key,
                 current_material_id=primary.current_material_id,
@@ -251,6 +255,16 @@ class MultiRegion:
 
     def _reload(self, region: Region) -> Snapshot:
         return self._service(region).ledger.reload()
+
+
+def _replica(snapshot: Snapshot, primary: KeyMetadata) -> KeyMetadata | None:
+    """Return the part of a primary's key in a region, which must say so itself; None while it is being deleted."""
+    key = snapshot.keys.get(primary.key_id)
+    if key is not None and primary.region not in key.related_regions:
+        raise MetadataTamperedError(
+            f"region {primary.region} claims key {key.arn}, which is no replica of its key"
+        )
+    return key
 
 
 def _has(keys: list[KeyMetadata], region: Region) -> bool:

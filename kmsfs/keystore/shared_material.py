@@ -8,7 +8,7 @@ region opens what another region's token is to get.
 from dataclasses import replace
 
 from kmsfs.crypto.entropy import random_bytes
-from kmsfs.errors import IntegrityError
+from kmsfs.errors import IntegrityError, MetadataTamperedError
 from kmsfs.format.blob import MATERIAL_ID_SIZE, Suite
 from kmsfs.ids import KeyId, MaterialId, Region
 from kmsfs.keystore.model import Material
@@ -40,9 +40,20 @@ def copied_material(
 def _put(hsm: Hsm, region: Region, key_id: KeyId, label: str, material: Material, value: bytes) -> Material:
     name = material.material_id.hex()
     sealed = MULTI_REGION_KEY.seal(hsm, region, value, key_id=key_id, material_id=name)
-    if not hsm.holds(material.material_id):  # as after a crash between here and the commit
+    if not hsm.holds(material.material_id):
         hsm.put(KeyKind.HMAC, material.material_id, label, value)
+    elif (material.material_id, label) not in [(key.object_id, key.label) for key in hsm.list_keys()]:
+        # It is not there since a crash between here and the commit: another region named what it does not own.
+        raise foreign_material(material, region)
     return replace(material, sealed=sealed)
+
+
+def foreign_material(material: Material, region: Region) -> MetadataTamperedError:
+    """Return why material that is to come to a region is refused: what has its id there would be used in its place."""
+    return MetadataTamperedError(
+        f"key material {material.material_id.hex()} is that of another key in region {region}",
+        hint="somebody wrote into the metadata of the region that it comes from",
+    )
 
 
 def _open(hsm: Hsm, region: Region, key_id: KeyId, material: Material) -> bytes:

@@ -109,6 +109,19 @@ def test_users_policies_and_grants(clients: tuple[Any, Any], servers: tuple[Serv
     assert soon(lambda: alice.encrypt(KeyId=key["Arn"], Plaintext=b"x"))["CiphertextBlob"]
     one.revoke_grant(KeyId=key["KeyId"], GrantId=grant["GrantId"])
     soon_refused(lambda: alice.encrypt(KeyId=key["Arn"], Plaintext=b"x"), "AccessDeniedException")
+    policy = json.loads(one.get_key_policy(KeyId=key["KeyId"])["Policy"])
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": grantee},
+        "Action": "kms:Encrypt",
+        "Resource": "*",
+    }
+    wider = {**policy, "Statement": [*policy["Statement"], statement]}
+    one.put_key_policy(KeyId=key["KeyId"], Policy=json.dumps(wider))
+    assert soon(lambda: alice.encrypt(KeyId=key["Arn"], Plaintext=b"x"))["CiphertextBlob"]
+    clients[1].put_key_policy(KeyId=key["KeyId"], Policy=json.dumps(policy))
+    elsewhere = servers[0].client(US, access_key_id=made["AccessKeyId"], secret=made["SecretAccessKey"])
+    soon_refused(lambda: elsewhere.encrypt(KeyId=key["Arn"], Plaintext=b"x"), "AccessDeniedException")
     servers[0].home.ok("credential", "delete", made["AccessKeyId"])
     soon_refused(lambda: alice.list_keys(), "UnrecognizedClientException")
 
@@ -118,13 +131,18 @@ def test_one_of_two_creations_of_an_alias_wins(clients: tuple[Any, Any]) -> None
 
     def create(at: int) -> str:
         try:
-            clients[at].create_alias(AliasName="alias/contended", TargetKeyId=keys[at])
+            clients[at % 2].create_alias(AliasName=f"alias/{at // 2}", TargetKeyId=keys[at % 2])
         except ClientError as error:
             return str(error.response["Error"]["Code"])
         return "made"
 
-    with ThreadPoolExecutor() as pool:
-        assert sorted(pool.map(create, range(2))) == ["AlreadyExistsException", "made"]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(create, range(20)))
+    for attempt in range(10):
+        assert sorted(outcomes[2 * attempt : 2 * attempt + 2]) == ["AlreadyExistsException", "made"]
+        winner = keys[outcomes[2 * attempt : 2 * attempt + 2].index("made")]
+        for client in clients:
+            assert client.describe_key(KeyId=f"alias/{attempt}")["KeyMetadata"]["KeyId"] == winner
 
 
 def test_a_database_that_goes_away_and_comes_back(clients: tuple[Any, Any], database: Postgres) -> None:
@@ -135,7 +153,11 @@ def test_a_database_that_goes_away_and_comes_back(clients: tuple[Any, Any], data
     try:
         code, _ = refused(lambda: two.create_alias(AliasName="alias/a", TargetKeyId=key))
         assert code == "DependencyTimeoutException"
+        # Whether the key may still be used, nobody can tell now.
+        soon_refused(lambda: one.encrypt(KeyId=key, Plaintext=b"x"), "DependencyTimeoutException")
     finally:
         database.start()
     soon(lambda: two.create_alias(AliasName="alias/b", TargetKeyId=key))
     assert soon(lambda: one.encrypt(KeyId="alias/b", Plaintext=b"x"))["CiphertextBlob"]
+    two.disable_key(KeyId=key)
+    soon_refused(lambda: one.encrypt(KeyId=key, Plaintext=b"x"), "DisabledException")

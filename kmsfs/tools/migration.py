@@ -16,6 +16,7 @@ from kmsfs.ids import KeyArn
 from kmsfs.storage import backing
 from kmsfs.tools import changes
 from kmsfs.tools.journal import NAME, Journal, State, find_open, new_task, read
+from kmsfs.tools.walk import standing
 from kmsfs.tree.rekey import has_slots
 
 if TYPE_CHECKING:
@@ -151,27 +152,12 @@ def _settle_interrupted(journal: Journal, root_fd: int) -> None:
 
 def _is_done(moved: Moved, root_fd: int) -> bool:
     """Whether the file has its new slots. One that is not there any more counts as not done."""
-    directory, _, name = os.fsencode(moved.path).rpartition(b"/")
     try:
-        dir_fd = _descend(root_fd, directory)
-        try:
+        with standing(root_fd, os.fsencode(moved.path)) as (name, dir_fd):
             fd = backing.open_regular(name, dir_fd, write=False, noatime=True)
-        finally:
-            os.close(dir_fd)
     except OSError:
         return False
     try:
         return has_slots(os.pread(fd, HEADER_SIZE, 0), moved.file_id, moved.new)
     finally:
         os.close(fd)
-
-
-def _descend(root_fd: int, path: bytes) -> int:
-    fd = os.dup(root_fd)
-    for name in path.split(b"/") if path else ():
-        below = fd
-        try:
-            fd = backing.open_directory(name, below)
-        finally:
-            os.close(below)
-    return fd

@@ -101,6 +101,31 @@ class Tally:
         return self.done + self.changed
 
 
+class KnownTargets:
+    """What a runner says of the wanted keys, asked once; also where the answer is that a zone's key cannot be used."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._known: dict[Wanted, Targets | KmsfsError] = {}
+
+    def of(self, wanted: Wanted) -> Targets:
+        """The wanted keys with their material. Raises if one of them cannot be used."""
+        if wanted not in self._known:
+            try:
+                self._known[wanted] = self._runner.targets(wanted)
+            except KmsfsError as error:
+                self._known[wanted] = error
+        targets = self._known[wanted]
+        if isinstance(targets, KmsfsError):
+            raise targets
+        return targets
+
+    def have_changed(self) -> bool:
+        """Whether a key was given new material since it was asked for."""
+        known = {wanted: targets for wanted, targets in self._known.items() if isinstance(targets, tuple)}
+        return any(self._runner.targets(wanted) != targets for wanted, targets in known.items())
+
+
 class Pass:
     """See the module. ``progress`` is called after each batch."""
 
@@ -111,7 +136,7 @@ class Pass:
         self._runner = runner
         self._ledger = ledger
         self._progress = progress
-        self._targets: dict[Wanted, Targets | KmsfsError] = {}
+        self._targets = KnownTargets(runner)
         self._batch: list[Job] = []
         self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
         self.tally = Tally()
@@ -160,7 +185,7 @@ class Pass:
         status = os.fstat(fd)
         self.tally.files += 1
         self.tally.bytes += status.st_size
-        if not raw or is_current(raw, self._targets_of(found.wanted)):  # a file never written has no header
+        if not raw or is_current(raw, self._targets.of(found.wanted)):  # a file never written has no header
             self.tally.current += 1
             return False
         if status.st_nlink > 1:
@@ -171,22 +196,9 @@ class Pass:
         self._batch.append(Job(found.path, fd, raw, found.wanted))
         return True
 
-    def _targets_of(self, wanted: Wanted) -> Targets:
-        """Asked once a pass, also where the answer is that a zone's key cannot be used."""
-        if wanted not in self._targets:
-            try:
-                self._targets[wanted] = self._runner.targets(wanted)
-            except KmsfsError as error:
-                self._targets[wanted] = error
-        targets = self._targets[wanted]
-        if isinstance(targets, KmsfsError):
-            raise targets
-        return targets
-
     def was_overtaken(self) -> bool:
         """Whether a key was given new material since the pass began: what it found current may not be."""
-        known = {wanted: targets for wanted, targets in self._targets.items() if isinstance(targets, tuple)}
-        return any(self._runner.targets(wanted) != targets for wanted, targets in known.items())
+        return self._targets.have_changed()
 
     def _flush(self) -> None:
         if not self._batch:

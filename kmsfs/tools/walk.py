@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -179,3 +179,18 @@ class Walk:
 def join(directory: bytes, name: bytes) -> bytes:
     """The path of an entry, relative to the root."""
     return directory + b"/" + name if directory else name
+
+
+@contextmanager
+def standing(root_fd: int, path: bytes) -> Iterator[tuple[bytes, int]]:
+    """The last name of a path relative to the root, and a descriptor of the directory that holds it."""
+    *directories, name = path.split(b"/")
+    dir_fd = os.dup(root_fd)
+    try:
+        for directory in directories:
+            below = backing.open_directory(directory, dir_fd)
+            os.close(dir_fd)
+            dir_fd = below
+        yield name, dir_fd
+    finally:
+        os.close(dir_fd)

@@ -41,6 +41,29 @@ class KeyedTree(WorkTree, Protocol):
         """Make everything durable."""
 
 
+class Way(Protocol):
+    """How files are brought under their keys; nothing is done before ``run``."""
+
+    def __call__(
+        self,
+        tree: KeyedTree,
+        runner: Runner,
+        ledger: Ledger,
+        wanted: Callable[[str], Wanted],
+        *,
+        on_directory: Callable[[FoundDirectory], None],
+        progress: Callable[[Tally], None],
+    ) -> Bringing:
+        """What is to be run."""
+
+
+class Bringing(Protocol):
+    """One such undertaking."""
+
+    def run(self) -> Result:
+        """Bring every file that can be brought."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """The tree's keys while its files are brought, and after; and what becomes of its zones."""
@@ -109,6 +132,7 @@ def apply(
     ledger: Ledger,
     *,
     progress: Callable[[Tally], None],
+    way: Way = Convergence,
 ) -> Result:
     """Carry a change out, as far as it can be. May be repeated, and goes on where it stopped."""
     for zone in {"", *(change.zones or ())}:
@@ -126,8 +150,7 @@ def apply(
             tree.set_zone(found, zone)
 
     def converge() -> Result:
-        run = Convergence(tree, runner, ledger, change.wanted, on_directory=rezone, progress=progress)
-        return run.run()
+        return way(tree, runner, ledger, change.wanted, on_directory=rezone, progress=progress).run()
 
     result = converge()
     if result.complete and not result.failures and change.during != change.after:

@@ -16,6 +16,8 @@ from kmsfs.format import aad
 from kmsfs.format.blob import BlobHead, head_prefix, parse_blob_head
 from kmsfs.format.header import FileHeader, slots_begin_with
 from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
+from kmsfs.keystore.pool import ReadyKey
+from kmsfs.keystore.results import EncryptResult
 from kmsfs.keystore.transitions import Operation, next_state
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ class Rekeyer:
         found: list[bytes] = []
 
         def unwrap(header: FileHeader) -> bytes:
-            found[:] = [self._unwrap(header)]
+            found[:] = [self.unwrap(header)]
             return found[0]
 
         opened = open_header(raw, unwrap)
@@ -185,14 +187,27 @@ class Rekeyer:
         new = tuple(target.head for target in targets)
         return Swap(header.file_id, header.generation, opened.newest_copy, sealed, heads(header.slots), new)
 
+    def fresh(self, file_id: FileId, targets: Targets) -> ReadyKey:
+        """A new data key for a file that is there already. Raises TargetError."""
+        context = aad.file_context(self._tree_id, file_id)
+        wanted = tuple(target.key_arn for target in targets)
+        try:
+            (made,) = self._keystore.generate_data_keys(wanted[0], [context])
+            slots = [EncryptResult(made.blob, made.key_arn, made.material_id)]
+            for key_arn in wanted[1:]:
+                slots += self._keystore.wrap_data_keys(key_arn, [made.plaintext], [context])
+        except KmsfsError as error:
+            raise TargetError(error) from error
+        return ReadyKey(file_id, made.plaintext, wanted, tuple(slots))
+
     def _wrap(self, target: Target, data_key: bytes, context: dict[str, str]) -> bytes:
         try:
             return self._keystore.rewrap(target.key_arn, data_key, context).blob
         except KmsfsError as error:
             raise TargetError(error) from error
 
-    def _unwrap(self, header: FileHeader) -> bytes:
-        """The data key from the first slot that yields it."""
+    def unwrap(self, header: FileHeader) -> bytes:
+        """The data key of a file from the first slot that yields it."""
         context = aad.file_context(self._tree_id, header.file_id)
         problems: list[KmsfsError] = []
         for blob in header.slots:

@@ -108,10 +108,11 @@ def overlaps(one: Path, other: Path) -> bool:
 
     Compared by device and inode along the resolved parents, so that a bind mount cannot hide it.
     """
-    return _is_within(one, other) or _is_within(other, one)
+    return is_within(one, other) or is_within(other, one)
 
 
-def _is_within(inner: Path, outer: Path) -> bool:
+def is_within(inner: Path, outer: Path) -> bool:
+    """Whether ``inner`` is the directory ``outer`` or lies in it."""
     target = outer.stat()
     resolved = inner.resolve()
     return any(os.path.samestat(parent.stat(), target) for parent in (resolved, *resolved.parents))

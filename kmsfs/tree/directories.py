@@ -32,6 +32,7 @@ RECORD_NAME = b".kmsfs.dir"
 SUPERBLOCK_NAME = b"kmsfs.tree"
 LINKS_NAME = b"kmsfs.links"
 WORK_NAME = b"kmsfs.work"
+COPYING_NAME = b"kmsfs.copying"
 _OWN_PREFIX = b"kmsfs."
 _MAX_FDS = 256
 _MAX_LONG_NAME = 400  # bytes of an encrypted name of 255 bytes

@@ -65,7 +65,12 @@ def slot_keys(store: Path) -> set[tuple[str, ...]]:
     found = set()
     files = [Path(at, name) for at, _, names in os.walk(store) for name in names] or [store]
     for path in files:
-        if path.is_symlink() or not path.is_file() or not is_entry(os.fsencode(path.name)):
+        if (
+            path.parent.name == "kmsfs.links"
+            or path.is_symlink()
+            or not path.is_file()
+            or not is_entry(os.fsencode(path.name))
+        ):
             continue
         raw = path.read_bytes()
         for at in (0, HEADER_COPY_SIZE) if raw else ():

@@ -1,6 +1,6 @@
 """The keystore's self checks, for ``kmsfs doctor``: each one a finding, with the remedy when it fails."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
@@ -9,13 +9,13 @@ from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.authorize import parses
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.materials import KEY_LABEL_PREFIX
-from kmsfs.keystore.model import Finding, ImportState, Origin, RegionConfig
+from kmsfs.keystore.model import Finding, ImportState, KeyMetadata, Origin, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
 from kmsfs.keystore.policy.document import PolicyKind
 from kmsfs.keystore.ports import TokenKey
 from kmsfs.keystore.region import RegionService, integrity_key_id
-from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY
+from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, sharing_key
 
 _GONE = (ImportState.MISSING, ImportState.REMOVING, ImportState.DROPPING)
 
@@ -96,9 +96,11 @@ def _keys(service: RegionService) -> str:
         _require_safe(name, in_token.get(name))
     said = f"{len(wanted)} keys, all sensitive and not extractable"
     imported = brought & set(wanted)
+    shared = {e.material.material_id for e in entries if e.key.primary_region is not None}
     # Not an error: some modules say so of every key.
-    unvouched = [name for name in wanted if not in_token[name].local and name not in imported]
+    unvouched = [name for name in wanted if not in_token[name].local and name not in imported | shared]
     said += f"; {len(imported)} imported" if imported else ""
+    said += f"; {len(shared)} of multi-region keys" if shared else ""
     return said + (f"; the token does not vouch that it made {len(unvouched)} of them" if unvouched else "")
 
 
@@ -119,9 +121,13 @@ def _owned(service: RegionService) -> list[bytes]:
     region, snapshot = service.config.region, service.snapshot
     sealing = [CREDENTIAL_KEY.object_id(region)] if snapshot.credentials else []
     audit = [audit_key_id(region)] if snapshot.audit_segments else []
-    shared = any(key.primary_region is not None for key in snapshot.keys.values())
-    sharing = [MULTI_REGION_KEY.object_id(region)] if shared else []
-    return [integrity_key_id(region), *sealing, *audit, *sharing]
+    return [integrity_key_id(region), *sealing, *audit, *_sharing(region, snapshot.keys.values())]
+
+
+def _sharing(region: Region, keys: Iterable[KeyMetadata]) -> list[bytes]:
+    """Return the ids of what seals the material of multi-region keys."""
+    shared = (key.key_id for key in keys if key.primary_region is not None)
+    return [sharing_key(key_id).object_id(region) for key_id in shared]
 
 
 def _policies(name: str, service: RegionService) -> Finding:
@@ -171,15 +177,14 @@ def _same_principals(names: Sequence[Region], service: Callable[[str], RegionSer
 def _orphans(name: str, service: RegionService) -> Finding:
     """Look for key objects of ours that no metadata row knows: the trace of rows that were taken away."""
     region = service.config.region
-    dying = (
-        material.material_id for key in service.snapshot.condemned.values() for material in key.materials
-    )
+    condemned = service.snapshot.condemned.values()
+    dying = (material.material_id for key in condemned for material in key.materials)
     own = (
         integrity_key_id(region),
         CREDENTIAL_KEY.object_id(region),
         IMPORT_KEY.object_id(region),
-        MULTI_REGION_KEY.object_id(region),
         audit_key_id(region),
+        *_sharing(region, [*service.snapshot.keys.values(), *condemned]),
     )
     known = {*own, *service.snapshot.materials, *dying}
     ours = [key for key in service.hsm.list_keys() if key.label.startswith(KEY_LABEL_PREFIX)]

@@ -80,7 +80,7 @@ class ImportedMaterial:
             def decide(snapshot: Snapshot) -> Changes:
                 return self._taken_in(self.require(snapshot, key_id, Operation.IMPORT_MATERIAL), material)
 
-            self._materials.commit(material, decide)
+            self._materials.commit(key_id, material, decide)
         return material
 
     def remove(self, key_id: KeyId, material_id: MaterialId | None) -> KeyMetadata:

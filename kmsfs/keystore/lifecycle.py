@@ -97,7 +97,7 @@ class Lifecycle(Rotation):
 
         if material is None:
             return self._ledger.commit(decide).key(key_id)
-        return self.materials.commit(material, decide).key(key_id)
+        return self.materials.commit(key_id, material, decide).key(key_id)
 
     def change_state(self, key_id: KeyId, operation: Operation) -> KeyMetadata:
         """Enable or disable a CMK as the transition table says."""
@@ -196,8 +196,7 @@ class Lifecycle(Rotation):
             key = self._ledger.reload().condemned.get(key_id)
             if key is None:
                 return
-            for material in key.materials:
-                self._hsm.destroy(material.material_id)
+            self.materials.destroy_all(key)
             try:
                 self._erase(key)
             except OvertakenError:

@@ -3,7 +3,7 @@
 Material is put into the token before the commit that names it, and destroyed again if that commit failed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from kmsfs.crypto.entropy import random_bytes
@@ -14,6 +14,7 @@ from kmsfs.keystore.arn import MULTI_REGION_PREFIX
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.model import ImportState, KeyMetadata, KeySpec, Material, RegionConfig
 from kmsfs.keystore.ports import Hsm, KeyKind
+from kmsfs.keystore.sealing import sharing_key
 from kmsfs.keystore.shared_material import copied_material, new_shared_material
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.softhsm import locked
@@ -41,7 +42,8 @@ class Materials:
         """Make new material in the token; that of a multi-region key can also be put into others."""
         if key_id.startswith(MULTI_REGION_PREFIX):
             region, size = self._config.region, SPECS[spec].size
-            return new_shared_material(self._hsm, region, key_id, key_label(key_id), size, self._now())
+            with self._taken_back(key_id):
+                return new_shared_material(self._hsm, region, key_id, key_label(key_id), size, self._now())
         material = Material(MaterialId(random_bytes(MATERIAL_ID_SIZE)), self.suite_of(spec), self._now())
         self._hsm.generate(
             _KINDS[material.suite], material.material_id, key_label(key_id), size=SPECS[spec].size
@@ -57,6 +59,16 @@ class Materials:
     def destroy(self, material: Material) -> None:
         """Destroy material in the token; what is not there is no error."""
         self._hsm.destroy(material.material_id)
+
+    def destroy_all(self, key: KeyMetadata) -> None:
+        """Destroy all that a key has in the token."""
+        for material in key.materials:
+            self._hsm.destroy(material.material_id)
+        self._destroy_sharing_key(key.key_id)
+
+    def _destroy_sharing_key(self, key_id: KeyId) -> None:
+        if key_id.startswith(MULTI_REGION_PREFIX):
+            self._hsm.destroy(sharing_key(key_id).object_id(self._config.region))
 
     def suite_of(self, spec: KeySpec) -> Suite:
         """Return the suite of new material; that of a MAC key only says which kind of object it is."""
@@ -77,23 +89,32 @@ class Materials:
         with self.one_process():
             return copied_material(held, wanted, key_id, key_label(key_id), material)
 
-    def commit(self, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
-        """Commit what names ``material``, which is taken back if that fails."""
-        try:
+    def commit(self, key_id: KeyId, material: Material, decide: Callable[[Snapshot], Changes]) -> Snapshot:
+        """Commit what names ``material`` of a key; it is taken back if that fails."""
+        with self._taken_back(key_id, material):
             return self._ledger.commit(decide)
+
+    @contextmanager
+    def _taken_back(self, key_id: KeyId, *materials: Material) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
-            self.discard(material)
+            self.discard(key_id, materials)
             raise
 
-    def discard(self, material: Material) -> None:
+    def discard(self, key_id: KeyId, materials: Sequence[Material]) -> None:
         """Destroy what a commit that failed was to name, unless it is named all the same: the answer may be lost.
 
         Where that cannot be told, the object stays: a material without a key harms nobody, and doctor finds it.
         """
         with suppress(KmsfsError):
-            named = self._ledger.reload().materials.get(material.material_id)
-            if named is None or named.material.import_state is ImportState.MISSING:
-                self._hsm.destroy(material.material_id)
+            snapshot = self._ledger.reload()
+            for material in materials:
+                named = snapshot.materials.get(material.material_id)
+                if named is None or named.material.import_state is ImportState.MISSING:
+                    self._hsm.destroy(material.material_id)
+            if key_id not in snapshot.keys and key_id not in snapshot.condemned:
+                self._destroy_sharing_key(key_id)
 
     @contextmanager
     def one_process(self) -> Iterator[None]:

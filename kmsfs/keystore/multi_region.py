@@ -71,15 +71,14 @@ class MultiRegion:
         with self._exclusive():
             primary = self._settle(key.key_id, key.region)
             require_primary(self._reload(key.region).key(key.key_id))
-            next_state(primary.state, Operation.REPLICATE, primary.arn)
             self._require_room(primary, region, wanted)
             primary = self._change(primary, partial(_with_replica, region=region))
             try:
                 self._bring_in_step(primary)
                 return self._make_replica(primary, region, wanted)
             except BaseException:
-                with suppress(KmsfsError):  # else it is the next change that finds no replica there
-                    self._bring_in_step(self._change(primary, partial(self._without, region=region)))
+                with suppress(KmsfsError):  # else the next change finds whether there is a replica
+                    self._settle(primary.key_id, primary.region)
                 raise
 
     def forget(self, key: KeyMetadata) -> None:
@@ -127,8 +126,7 @@ class MultiRegion:
             copies.extend(self._copy(primary, service, material) for material in primary.materials)
             return service.ledger.commit(decide).key(key_id)
         except BaseException:
-            for copy in copies:
-                service.lifecycle.materials.discard(copy)
+            service.lifecycle.materials.discard(key_id, copies)
             raise
 
     def _without(self, primary: KeyMetadata, region: Region) -> KeyMetadata:
@@ -214,7 +212,7 @@ class MultiRegion:
                 return Changes()
             return Changes(puts=[("materials", material_values(snapshot.region, key_id, copy, 0))])
 
-        service.lifecycle.materials.commit(copy, decide)
+        service.lifecycle.materials.commit(key_id, copy, decide)
         service.lifecycle.on_event(SYNCHRONIZED, key_id)
 
     def _copy(self, primary: KeyMetadata, service: RegionService, material: Material) -> Material:
@@ -272,6 +270,7 @@ def _has(keys: list[KeyMetadata], region: Region) -> bool:
 
 
 def _with_replica(primary: KeyMetadata, region: Region) -> KeyMetadata:
+    next_state(primary.state, Operation.REPLICATE, primary.arn)
     left = tuple(other for other in primary.former_regions if other != region)
     return replace(
         primary, replica_regions=tuple(sorted({*primary.replica_regions, region})), former_regions=left

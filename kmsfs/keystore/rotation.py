@@ -111,7 +111,7 @@ class Rotation:
             return Changes(puts=[("keys", key_values(moved)), ("materials", row)])
 
         try:
-            rotated = self.materials.commit(material, decide).key(seen.key_id)
+            rotated = self.materials.commit(seen.key_id, material, decide).key(seen.key_id)
         except OvertakenError:
             return self._ledger.snapshot.key(seen.key_id)
         if kind is RotationType.AUTOMATIC:
@@ -135,7 +135,7 @@ class Rotation:
                 row = material_values(snapshot.region, key.key_id, material, 0)
                 return Changes(puts=[("keys", key_values(turned)), ("materials", row)])
 
-            self.materials.commit(material, decide)
+            self.materials.commit(key.key_id, material, decide)
         if kind is RotationType.AUTOMATIC:
             self.on_event("RotateKey", seen.key_id)
         return self._ledger.snapshot.key(seen.key_id)

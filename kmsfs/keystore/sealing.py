@@ -11,7 +11,7 @@ from typing import Final
 from kmsfs.crypto.aead import TAG_SIZE, gcm_open, gcm_seal
 from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
 from kmsfs.format.context import encode_context
-from kmsfs.ids import Region
+from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.ports import Hsm, KeyKind
 
 _SALT_SIZE: Final = 16
@@ -56,5 +56,9 @@ class SealingKey:
 
 CREDENTIAL_KEY: Final = SealingKey("credential", "credentials")  # the secrets of access keys
 IMPORT_KEY: Final = SealingKey("import", "imports")  # the wrapping keys in import tokens
-MULTI_REGION_KEY: Final = SealingKey("multi-region", "multi-region")  # the material of multi-region keys
-SEALING_KEYS: Final = (CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY)
+SEALING_KEYS: Final = (CREDENTIAL_KEY, IMPORT_KEY)
+
+
+def sharing_key(key_id: KeyId) -> SealingKey:
+    """Return the one for the material of a multi-region key: it goes with that key, and all that it sealed with it."""
+    return SealingKey(f"multi-region {key_id}", f"multi-region:{key_id}")

@@ -4,12 +4,12 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-from kmsfs.ids import Region
+from kmsfs.ids import KeyId, Region
 from kmsfs.keystore import access, administration, aliases, lifecycle, rotation, tags
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.region import integrity_key_id
 from kmsfs.keystore.rows import CONDEMNED, DELETED
-from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY
+from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, sharing_key
 
 PAGE = (Path(__file__).parents[3] / "docs" / "keystore.md").read_text()
 
@@ -47,8 +47,8 @@ def test_the_steps_of_a_deletion() -> None:
 
 def test_the_owned_keys_are_in_the_table_of_objects() -> None:
     """The page gives the text that each id is the hash of."""
-    named = re.findall(r'SHA-256\(`"([a-z -]+)"` ', PAGE)
+    named = re.findall(r'SHA-256\(`"([a-zA-Z -]+)"` ', PAGE)
     region = Region("eu-west-1")
     ids = {sha256(f"{name}\0{region}".encode()).digest() for name in named}
-    sealing = {key.object_id(region) for key in (CREDENTIAL_KEY, IMPORT_KEY, MULTI_REGION_KEY)}
+    sealing = {key.object_id(region) for key in (CREDENTIAL_KEY, IMPORT_KEY, sharing_key(KeyId("KEYID")))}
     assert ids == {integrity_key_id(region), audit_key_id(region), *sealing}

@@ -1,6 +1,7 @@
 """Multi-region keys: related keys of several tokens share their material, and are kept in step."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from testkit.clock import DAY, Clock
 from kmsfs.errors import (
     HsmError,
     HsmUnavailableError,
+    IntegrityError,
     InvalidCiphertextError,
     InvalidRequestError,
     KeyDisabledError,
@@ -19,11 +21,16 @@ from kmsfs.errors import (
     KeyPendingDeletionError,
     KmsfsError,
     MalformedPolicyError,
+    MetadataUnavailableError,
     TokenNotFoundError,
     UnsupportedOperationError,
 )
 from kmsfs.format.blob import Suite, parse_blob
+from kmsfs.ids import Region
+from kmsfs.keystore import shared_material
+from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import KeyMetadata, KeySpec, KeyState, RotationType
+from kmsfs.keystore.rows import material_values
 from kmsfs.keystore.service import Keystore
 
 US, EU, AP = "us-east-1", "eu-west-1", "ap-south-1"
@@ -128,7 +135,12 @@ def test_its_material_is_of_suite_2_and_no_token_gives_it_away(
     copies = [part(timed, primary, region).materials[0].sealed for region in (US, EU)]
     assert None not in copies
     assert copies[0] != copies[1]
-    assert all(finding.ok for finding in timed.check())
+    findings = {finding.name: finding for finding in timed.check()}
+    assert all(finding.ok for finding in findings.values())
+    for region in (US, EU):
+        said = findings[f"{region}: keys"].detail
+        assert "; 1 of multi-region keys" in said
+        assert "vouch" not in said
 
 
 def test_what_one_encrypts_all_decrypt(timed: Keystore, three: KeyMetadata) -> None:
@@ -229,14 +241,66 @@ class _Other:
 def test_a_replication_that_fails_leaves_nothing(
     timed: Keystore, primary: KeyMetadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hsm = timed._service(EU).hsm
+    before = objects(timed, EU)
     with monkeypatch.context() as patch:
-        patch.setattr(hsm, "put", unavailable)
+        patch.setattr(timed._service(EU).hsm, "put", unavailable)
         with pytest.raises(HsmUnavailableError):
             timed.replicate_key(primary.arn, EU)
     assert roles(timed, primary, US) == [(US, ())]
-    assert primary.current_material_id not in [key.object_id for key in hsm.list_keys()]
+    assert objects(timed, EU) == before
     opens_everywhere(timed, [sealed(timed, timed.replicate_key(primary.arn, EU), EU)], US, EU)
+
+
+def test_a_replication_whose_answer_is_lost_is_not_forgotten(
+    timed: Keystore, primary: KeyMetadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = timed._service(EU).ledger
+    commit = ledger.commit
+
+    def lost(decide: Any) -> Any:
+        found = commit(decide)
+        if primary.key_id in found.keys:
+            raise MetadataUnavailableError("the database went away")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "commit", lost)
+        with pytest.raises(MetadataUnavailableError):
+            timed.replicate_key(primary.arn, EU)
+    timed.rotate_key(primary.arn)
+    assert roles(timed, primary, US, EU) == [(US, (EU,))] * 2
+    opens_everywhere(timed, [sealed(timed, primary, US), sealed(timed, primary, EU)], US, EU)
+
+
+def test_a_key_whose_deletion_was_scheduled_meanwhile_gets_no_replica(
+    timed: Keystore, primary: KeyMetadata, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    require_room = timed._multi_region._require_room
+
+    def schedule(*room: Any) -> None:
+        require_room(*room)
+        with Keystore.open(timed.home, now=clock) as other:
+            other.schedule_key_deletion(primary.arn)
+
+    monkeypatch.setattr(timed._multi_region, "_require_room", schedule)
+    with pytest.raises(KeyPendingDeletionError):
+        timed.replicate_key(primary.arn, EU)
+    assert roles(timed, primary, US) == [(US, ())]
+
+
+def test_a_key_that_cannot_be_made_leaves_nothing(timed: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = objects(timed, US)
+    with monkeypatch.context() as patch:
+        patch.setattr(timed._service(US).hsm, "put", unavailable)
+        with pytest.raises(HsmUnavailableError):
+            timed.create_key(US, multi_region=True)
+    with pytest.raises(MalformedPolicyError):
+        timed.create_key(US, multi_region=True, policy="{}")
+    assert objects(timed, US) == before
+
+
+def objects(keystore: Keystore, region: str) -> set[tuple[bytes, str]]:
+    return {(key.object_id, key.label) for key in keystore._service(region).hsm.list_keys()}
 
 
 def unavailable(*_: object) -> None:
@@ -483,6 +547,40 @@ def test_a_replica_is_deleted_and_what_it_encrypted_stays(
         timed.decrypt(blob, CONTEXT, region=EU)
     timed.replicate_key(three.arn, EU)
     opens_everywhere(timed, [blob, sealed(timed, three, EU)], US, EU, AP)
+
+
+def test_what_was_deleted_cannot_be_had_from_older_metadata(timed: Keystore, clock: Clock) -> None:
+    """The sealed copies lie in every backup of the database: the key that opens them goes with theirs."""
+    before = [objects(timed, region) for region in (US, EU)]
+    key = timed.create_key(US, multi_region=True)
+    replica = timed.replicate_key(key.arn, EU)
+    timed.rotate_key(key.arn)
+    kept = [(region, m) for region in (US, EU) for m in part(timed, key, region).materials]
+    assert len(kept) == 4
+    for related in (replica, key):
+        timed.schedule_key_deletion(related.arn, days=7)
+        clock.time += 7 * DAY
+        timed.list_keys()
+    clock.time += 7 * DAY
+    timed.list_keys()
+    assert [objects(timed, region) for region in (US, EU)] == before
+    for region, material in kept:
+        with pytest.raises(KeyNotFoundError):
+            shared_material._open(timed._service(region).hsm, Region(region), key.key_id, material)
+    assert all(finding.ok for finding in timed.check())
+
+
+def test_the_copy_of_one_key_is_not_opened_as_anothers(
+    timed: Keystore, primary: KeyMetadata, replica: KeyMetadata
+) -> None:
+    timed.add_region(AP)
+    other = timed.create_key(US, multi_region=True)
+    (own,), (copy,) = primary.materials, other.materials
+    for swapped in (replace(own, sealed=copy.sealed), replace(copy, material_id=own.material_id)):
+        row = material_values(Region(US), primary.key_id, swapped, 0)
+        timed._service(US).ledger.commit(lambda _, row=row: Changes(puts=[("materials", row)]))
+        with pytest.raises(IntegrityError, match="is not authentic"):
+            timed.replicate_key(primary.arn, AP)
 
 
 def test_a_replica_is_not_destroyed_before_the_others_know(

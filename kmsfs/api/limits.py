@@ -17,7 +17,7 @@ class Limits:
 
     header_bytes: int = 16 << 10
     body_bytes: int = 512 << 10  # the largest legal request is a policy of 131,072 characters, escaped
-    connections: int = 256
+    connections: int = 256  # that are served; as many more may wait
     workers: int = 8
     header_s: float = 10
     body_s: float = 20

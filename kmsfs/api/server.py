@@ -76,6 +76,10 @@ class Server:
             background.cancel_scope.cancel()
 
     async def _handle(self, stream: trio.abc.Stream) -> None:
+        if self._places.statistics().tasks_waiting >= self._limits.connections:
+            # Each that waits has a descriptor, and the token and the metadata need some, too.
+            await trio.aclose_forcefully(stream)
+            return
         peer = Peer(_address(stream), isinstance(stream, trio.SSLStream))
         respond = partial(self._respond, peer)
         connection = Connection(

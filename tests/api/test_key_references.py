@@ -81,6 +81,14 @@ def test_an_action_that_takes_no_alias(us: Any, key: Any, alias: str, action: st
         assert refused(lambda ref=ref: WITHOUT_ALIASES[action](us, ref)) == wanted  # type: ignore[misc]
 
 
+def test_no_alias_leads_to_an_alias(us: Any, key: Any, alias: str) -> None:
+    """It could lead to itself."""
+    for ref in (alias, alias_arn(key, alias)):
+        for call, name in ((us.create_alias, "alias/of-an-alias"), (us.update_alias, alias)):
+            got = refused(lambda call=call, name=name, ref=ref: call(AliasName=name, TargetKeyId=ref))  # type: ignore[misc]
+            assert got == ("ValidationException", "Aliases must refer to keys. Not aliases")
+
+
 def test_a_key_of_another_account_is_called_by_its_own_name(us: Any) -> None:
     for call in (us.describe_key, us.disable_key):
         assert refused(lambda call=call: call(KeyId=FOREIGN)) == (  # type: ignore[misc]

@@ -109,6 +109,23 @@ async def test_no_more_connections_than_places(home: Home, connect: Connect) -> 
             assert (await third.receive_some()).startswith(b"HTTP/1.1 200")
 
 
+async def test_no_more_wait_than_places(home: Home, connect: Connect) -> None:
+    """Each holds a descriptor: without an end to them, the token's files could not be opened any more."""
+    async with running(home, Limits(connections=1)) as local:
+        whole = local.request("ListKeys")
+        with trio.fail_after(60):
+            first = await connect(local)
+            await first.send_all(whole[:-1])
+            await until(lambda: at_work(local) == 1)
+            second = await connect(local)
+            await second.send_all(whole)
+            await until(lambda: local.server._places.statistics().tasks_waiting == 1)
+            assert await (await connect(local)).receive_some() == b""  # closed
+            await first.send_all(whole[-1:])
+            assert (await everything(first)).startswith(b"HTTP/1.1 200")
+            assert (await second.receive_some()).startswith(b"HTTP/1.1 200")
+
+
 async def test_the_longest_idle_makes_room(home: Home, connect: Connect) -> None:
     async with running(home, Limits(connections=2)) as local:
         whole = local.request("ListKeys")

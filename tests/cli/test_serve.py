@@ -62,7 +62,6 @@ def test_told_twice_it_does_not_wait(home: Home) -> None:
         served.process.send_signal(signal.SIGTERM)
         assert answers.rest() == b""
         assert served.process.wait(30) == 0
-    assert all(True for _ in [])
 
 
 def test_a_port_that_is_taken(home: Home) -> None:

@@ -41,8 +41,8 @@ def test_the_token_gets_each_key_once(
         )
         for home in homes
     ]
-    for process, home in zip(adding, homes, strict=True):
-        _, said = process.communicate()
+    said_by = [process.communicate()[1] for process in adding]
+    for process, home, said in zip(adding, homes, said_by, strict=True):
         if process.returncode == ExitCode.TOKEN_NOT_FOUND:
             home.ok(*add)  # SoftHSM does not show a token while another process writes to it
         else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kmsfs.cli.home import home_path, open_keystore
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from kmsfs.format.superblock import Superblock
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.change_list import ChangeList
-    from kmsfs.tools.changes import Change, KeyedTree
+    from kmsfs.tools.changes import Change, KeyedTree, Way
     from kmsfs.tools.cluster import Cluster
     from kmsfs.tools.convergence import Result
+    from kmsfs.tools.journal import Journal
     from kmsfs.tools.passes import Failure
     from kmsfs.tools.runners import Runner
     from kmsfs.tools.throttle import Rate
@@ -45,6 +48,22 @@ def cluster(address: str, keystore: Keystore, work: KeyedTree, rate: Rate | None
 
     tree_id = work.block.tree_id
     return Cluster(address, InProcess(Rekeyer(keystore, tree_id)), tree_id, rate)
+
+
+@contextmanager
+def way(journal: Journal, keystore: Keystore, work: KeyedTree, rate: Rate | None) -> Iterator[Way]:
+    """How a migration brings files under its key: with new slots, or with new data keys."""
+    from kmsfs.tools.convergence import Convergence
+    from kmsfs.tools.marks import NAME, Marks
+    from kmsfs.tools.reencrypt import Means, Reencryption
+    from kmsfs.tree.rekey import Rekeyer
+
+    if not journal.task.reencrypt:
+        yield Convergence
+        return
+    with Marks(journal.directory / NAME) as marks:
+        means = Means(Rekeyer(keystore, work.block.tree_id), marks, rate, journal.task.touch)
+        yield partial(Reencryption, means)
 
 
 def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: bool) -> None:

@@ -55,6 +55,7 @@ class Task:
     from_keys: tuple[str, ...]
     started_at: float
     touch: bool = False
+    reencrypt: bool = False  # new data keys and ciphertext, not new slots only
     version: int = VERSION
 
 
@@ -160,10 +161,20 @@ class Reading:
     length: int
 
 
-def new_task(tree_id: TreeId, tree: Path, to_key: str, from_keys: Sequence[str], *, touch: bool) -> Task:
+def new_task(
+    tree_id: TreeId,
+    tree: Path,
+    to_key: str,
+    from_keys: Sequence[str],
+    *,
+    touch: bool,
+    reencrypt: bool = False,
+) -> Task:
     """A task that begins now."""
     migration_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{random_bytes(4).hex()}"
-    return Task(migration_id, tree_id.hex(), str(tree), to_key, tuple(from_keys), time.time(), touch)
+    return Task(
+        migration_id, tree_id.hex(), str(tree), to_key, tuple(from_keys), time.time(), touch, reencrypt
+    )
 
 
 def migrations_of(home: Path, tree_id: str) -> Path:

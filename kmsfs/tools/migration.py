@@ -15,6 +15,7 @@ from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.ids import KeyArn
 from kmsfs.storage import backing
 from kmsfs.tools import changes
+from kmsfs.tools.convergence import Convergence
 from kmsfs.tools.journal import NAME, Journal, State, find_open, new_task, read
 from kmsfs.tools.walk import standing
 from kmsfs.tree.rekey import has_slots
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from kmsfs.tools.passes import Ledger, Outcome, Planned, Tally
     from kmsfs.tools.runners import Runner
 
+_AS: Final = {False: "without new data keys", True: "with new data keys"}
 PAUSE: Final = "pause"  # a file of that name beside the journal asks whoever is at it to stop
 CANCEL: Final = "cancel"
 
@@ -64,22 +66,36 @@ class Hooks:
     stop: Callable[[], bool]
 
 
-def open_journal(home: Path, tree: KeyedTree, key_arn: KeyArn, *, touch: bool) -> Journal:
-    """Go on with the tree's migration to that key, or begin it. One to another key must be ended first."""
+def open_journal(
+    home: Path, tree: KeyedTree, key_arn: KeyArn, *, touch: bool, reencrypt: bool = False
+) -> Journal:
+    """Go on with the tree's migration to that key, as it was begun, or begin it.
+
+    One to another key, or one that only wraps where new data keys are asked for, must be ended first.
+    """
     directory = find_open(home, tree.block.tree_id)
     if directory is None:
-        task = new_task(tree.block.tree_id, tree.path, key_arn, tree.block.key_arns, touch=touch)
+        task = new_task(
+            tree.block.tree_id, tree.path, key_arn, tree.block.key_arns, touch=touch, reencrypt=reencrypt
+        )
         return Journal.begin(home, task)
     found = read(directory / NAME).task
-    if found.to_key != key_arn:
+    if found.to_key != key_arn or (reencrypt and not found.reencrypt):
         raise InvalidRequestError(
-            f"{tree.path} is being migrated to {found.to_key}",
+            f"{tree.path} is being migrated to {found.to_key} {_AS[found.reencrypt]}",
             hint="resume that with --resume, or end it with --cancel, first",
         )
     return Journal.resume(directory, tree.block.tree_id)
 
 
-def run(journal: Journal, tree: KeyedTree, runner: Runner, ledger: Ledger, hooks: Hooks) -> Result:
+def run(
+    journal: Journal,
+    tree: KeyedTree,
+    runner: Runner,
+    ledger: Ledger,
+    hooks: Hooks,
+    way: changes.Way = Convergence,
+) -> Result:
     """Migrate until nothing is left to do. StoppedError if it was paused or cancelled on the way."""
     _settle_interrupted(journal, tree.root_fd)
     change = changes.migrate(tree.block, KeyArn(journal.task.to_key))
@@ -91,7 +107,7 @@ def run(journal: Journal, tree: KeyedTree, runner: Runner, ledger: Ledger, hooks
             raise _Stop(state)
 
     try:
-        result = changes.apply(change, tree, runner, Ledgers(journal, ledger), progress=progress)
+        result = changes.apply(change, tree, runner, Ledgers(journal, ledger), progress=progress, way=way)
     except _Stop as stop:
         tree.sync()
         journal.set_state(stop.state)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -200,3 +201,44 @@ def test_another_migration_is_not_begun_over_an_open_one(
     journal.write_text(text)
     assert home.json("migrate", filled, "--resume")["complete"]
     assert os.fspath(journal) == home.json("migrate", filled, "--status")["journal"] + "/journal.jsonl"
+
+
+def test_reencrypt_gives_new_data_keys(
+    home: Home, filled: Path, mounted: Mount, eu_key: str, us_key: str, tmp_path: Path
+) -> None:
+    shutil.copytree(filled, tmp_path / "kept", symlinks=True)
+    told = home.json("migrate", filled, "--to-key", us_key, "--reencrypt")
+    assert (told["complete"], told["changed"], told["failed"]) == (True, FILES, [])
+    assert slot_keys(filled) == {(us_key,)}
+    kept = {path.relative_to(tmp_path / "kept"): path for path in (tmp_path / "kept").rglob("*")}
+    for place, path in kept.items():
+        if path.is_file() and path.stat().st_size > 2048:
+            old, new = path.read_bytes(), (filled / place).read_bytes()
+            assert old[64:96] != new[64:96], "the commitment is that of another data key"
+            assert old[32:64] == new[32:64], "the file id stays"
+    mounted.start()
+    check_content(mounted)
+    refused(
+        home.run("migrate", mounted.path, "--to-key", eu_key, "--reencrypt", "--scheduler", "x"),
+        ExitCode.USAGE,
+    )
+    refused(home.run("migrate", mounted.path, "--to-key", eu_key, "--reencrypt"), ExitCode.TREE_BUSY)
+    assert home.json("migrate", mounted.path, "--status")["state"] == "done", "no other one was begun"
+
+
+def test_reencryption_killed_and_resumed(
+    home: Home, filled: Path, mounted: Mount, us_key: str, tmp_path: Path
+) -> None:
+    process = start(home, filled, us_key, "--reencrypt")
+    await_done(home, filled, process, 1)
+    process.kill()
+    process.communicate()
+    refused_to = home.run("migrate", filled, "--to-key", us_key, "--reencrypt", "--dry-run")
+    assert refused_to.returncode == 0, "planning holds nothing"
+    mounted.start()
+    check_content(mounted)
+    mounted.unmount()
+    assert home.json("migrate", filled, "--resume")["complete"]
+    assert slot_keys(filled) == {(us_key,)}
+    mounted.start()
+    check_content(mounted)

@@ -13,7 +13,7 @@ from kmsfs.cli.options import HELP_NAMES, json_option, region_option, touch_opti
 from kmsfs.cli.progress import Progress
 from kmsfs.cli.terminal import print_fields, print_json, print_line
 from kmsfs.cli.trees import open_tree, tree_and_mount
-from kmsfs.errors import IncompleteError, InvalidRequestError, UsageError
+from kmsfs.errors import IncompleteError, InvalidRequestError, TreeBusyError, UsageError
 
 if TYPE_CHECKING:
     from kmsfs.ids import KeyArn
@@ -36,6 +36,7 @@ _ACTIONS = ("dry_run", "resume", "pause", "cancel", "status", "verify")
 @click.option("--status", is_flag=True, help="Say where the migration stands.")
 @click.option("--verify", is_flag=True, help="See that every file opens under --to-key alone.")
 @click.option("--rate", metavar="N", type=click.FloatRange(min=0.1), help="At most N HSM calls a second.")
+@click.option("--reencrypt", is_flag=True, help="Give every file a new data key and new ciphertext.")
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers make the HSM calls.")
 @touch_option()
 @json_option()
@@ -196,6 +197,10 @@ def _migrate(
     from kmsfs.tools.throttle import Rate
 
     rate = None if options["rate"] is None else Rate(options["rate"])
+    if options["scheduler"] is not None and options["reencrypt"]:
+        raise UsageError("--scheduler and --reencrypt exclude each other", hint="only wrapping is shared out")
+    if options["reencrypt"] and not work.alone:
+        raise TreeBusyError(f"{work.path} is mounted", hint="unmount it: files are replaced as a whole")
     held = ExitStack()
     runner: Runner = rekeying.runner(keystore, work, rate)
     runner.targets((key_arn,))  # before there is a journal
@@ -206,13 +211,16 @@ def _migrate(
     journal: Journal
     with (
         held,
-        migration.open_journal(home_path(), work, key_arn, touch=options["touch"]) as journal,
+        migration.open_journal(
+            home_path(), work, key_arn, touch=options["touch"], reencrypt=options["reencrypt"]
+        ) as journal,
         Progress("files") as progress,
         stop_on_signal() as stop,
     ):
         hooks = migration.Hooks(lambda tally: progress.show(tally.files, len(tally.failures)), stop)
         try:
-            result = migration.run(journal, work, runner, changed, hooks)
+            way = held.enter_context(rekeying.way(journal, keystore, work, rate))
+            result = migration.run(journal, work, runner, changed, hooks, way)
         finally:
             changed.close()
     if result.complete and not result.failures:

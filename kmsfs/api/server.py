@@ -8,8 +8,8 @@ that a slow token or a commit holds up no other client.
 import logging
 import traceback
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -47,6 +47,7 @@ class Server:
         self._requests = Throttle(self._limits.requests_per_s, trio.current_time)
         self._failures = Throttle(self._limits.failures_per_s, trio.current_time)
         self._connections: set[Connection] = set()
+        self._failing: dict[str, str] = {}  # what cannot be read, and why
         self._accepting = trio.CancelScope()
         self._clients = trio.CancelScope()
 
@@ -166,17 +167,28 @@ class Server:
             await trio.sleep(REFRESH_S)
 
     def _tend(self) -> None:
-        try:
+        with self._told_once("the metadata"):  # of one region: the others are served
             self._keystore.refresh()
-        except KmsfsError as error:  # of one region: the others are served
-            _log.error("the metadata cannot be read: %s", error)
-        try:
+        fast: frozenset[str] = frozenset()
+        with self._told_once("the access keys"):
             self._secrets = dict(self._keystore.credentials.secrets())
-            self._fast = self._keystore.fast_regions()
-        except KmsfsError as error:
-            self._fast = frozenset()
-            _log.error("the access keys cannot be read: %s", error)
+            fast = self._keystore.fast_regions()
+        self._fast = fast
         self._keystore.audits.tend()
+
+    @contextmanager
+    def _told_once(self, what: str) -> Iterator[None]:
+        """Log a failure when it begins and when it ends: it is met twice a second."""
+        reason = ""
+        try:
+            yield
+        except KmsfsError as error:
+            reason = str(error)
+        before, self._failing[what] = self._failing.get(what, ""), reason
+        if reason and reason != before:
+            _log.error("%s cannot be read: %s", what, reason)
+        elif before and not reason:
+            _log.info("%s can be read again", what)
 
 
 def _answer(status: int, body: bytes, request_id: str) -> Answer:

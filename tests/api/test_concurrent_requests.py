@@ -1,5 +1,6 @@
 """One client's slow work holds up no other; what happens at once happens once."""
 
+import logging
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from botocore.exceptions import ClientError
 from testkit.home import ALIAS, REGION, Home
 from testkit.local_server import Local, held, running
 from testkit.serving import Serving
+
+from kmsfs.errors import MetadataUnavailableError
 
 
 @pytest.fixture
@@ -58,6 +61,35 @@ async def test_a_slow_token_that_is_held_holds_up_nobody_else(
                     assert (await local.ask("ListKeys"))[0] == 200
                     assert not statuses
     assert statuses == [200]
+
+
+async def test_metadata_that_stay_away_are_told_of_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(words: str) -> int:
+        return sum(words in record.getMessage() for record in caplog.records)
+
+    failures = 0
+
+    def fail() -> bool:
+        nonlocal failures
+        failures += 1
+        raise MetadataUnavailableError("the database is away")
+
+    caplog.set_level(logging.INFO, "kmsfs.api")
+    monkeypatch.setattr("kmsfs.api.server.REFRESH_S", 0.001)
+    async with running(home) as local:
+        assert (await local.ask("Encrypt", KeyId=ALIAS, Plaintext="eA=="))[0] == 200
+        with monkeypatch.context() as patched:
+            patched.setattr(local.keystore._store, "changed", fail)
+            with trio.fail_after(60):
+                while failures < 10:
+                    await trio.sleep(0.001)
+            assert said("the metadata cannot be read: the database is away") == 1
+        with trio.fail_after(60):
+            while not said("the metadata can be read again"):
+                await trio.sleep(0.001)
+        assert said("cannot be read") <= 2  # and the access keys
 
 
 def test_one_alias_is_created_once(served: Serving) -> None:

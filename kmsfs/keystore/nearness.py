@@ -9,7 +9,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Final
 
-from kmsfs.errors import InsecureKeyError, KmsfsError
+from kmsfs.errors import HsmError, InsecureKeyError, KmsfsError
 from kmsfs.keystore.ports import Hsm
 
 FAST_CALL_S: Final = 0.001
@@ -25,6 +25,7 @@ class Nearness:
         self._call = call
         self._seconds: float | None = None  # None: not measured yet
         self._failure = ""
+        self._away = False
         self._failed_at = -math.inf  # when it was last called to be measured, in vain
 
     @property
@@ -58,6 +59,11 @@ class Nearness:
             return str(error)
         return ""
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the token does not answer: not where it does, and the region's metadata cannot be believed."""
+        return self._away if self._failure else bool(self.unreachable)
+
     def measure(self) -> None:
         """Measure if that was not done yet, or if the token failed and a moment has passed. Never raises."""
         if self._seconds is not None and not self._failure:
@@ -80,7 +86,7 @@ class Nearness:
     def note(self, error: KmsfsError) -> None:
         """A call failed, and not because of one key."""
         if not isinstance(error, InsecureKeyError):
-            self._seconds, self._failure = math.inf, str(error)
+            self._seconds, self._failure, self._away = math.inf, str(error), isinstance(error, HsmError)
 
     def _time_one_call(self) -> float:
         start = time.perf_counter()

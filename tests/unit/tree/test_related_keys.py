@@ -1,16 +1,21 @@
 """A tree under a multi-region key opens and is written where either region is, and only there."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from testkit.audits import records
 from testkit.posix import Posix, opened
 
-from kmsfs.errors import KeyDisabledError, KeyNotFoundError, TokenNotFoundError
+from kmsfs.errors import KeyDisabledError, KeyNotFoundError, MetadataTamperedError, TokenNotFoundError
 from kmsfs.format.blob import parse_blob_head
-from kmsfs.ids import KeyArn
+from kmsfs.ids import KeyArn, Region
+from kmsfs.keystore.ledger import Changes
+from kmsfs.keystore.rows import key_values, material_values
 from kmsfs.keystore.service import Keystore
+from kmsfs.keystore.shared_material import new_shared_material
 from kmsfs.tree.file_keys import CREATE_FILE, OPEN_FILE
 from kmsfs.tree.superblock_file import create_tree
 from kmsfs.tree.tree import Tree
@@ -110,6 +115,52 @@ async def test_a_disabled_key_is_not_gone_round(store: Path, keystore: Keystore,
             await posix.get(b"f")
     with pytest.raises(KeyDisabledError):
         Tree(keystore, store, TreeOptions())
+
+
+async def test_a_key_that_another_region_only_claims_does_not_stand_in(
+    keystore: Keystore, us_key: KeyArn, tmp_path: Path
+) -> None:
+    """Else who holds that region's token could wait until this one is away, and read what is written then."""
+    single = keystore.create_key(EU, multi_region=True)
+    create_tree(keystore, tmp_path / "single", single.arn)
+    hsm = keystore._service(US).hsm
+    known = new_shared_material(hsm, Region(US), single.key_id, f"kmsfs:{single.key_id}", 32, 0)
+    claimed = replace(
+        single,
+        region=Region(US),
+        arn=single.arn_in(Region(US)),
+        current_material_id=known.material_id,
+        primary_region=Region(US),
+        replica_regions=(Region(EU),),
+    )
+    puts = [
+        ("keys", key_values(claimed)),
+        ("materials", material_values(Region(US), single.key_id, known, 0)),
+    ]
+    async with opened(keystore, tmp_path / "single") as posix:
+        keystore._service(US).ledger.commit(lambda _: Changes(puts=puts))
+        directory = keystore._service(EU).config.token_dir
+        assert directory is not None
+        away = directory.rename(tmp_path / "away")
+        assert keystore.serving_key(single.arn) == single.arn
+        with pytest.raises(TokenNotFoundError):
+            await posix.put(b"g", b"def")
+        away.rename(directory)
+
+
+async def test_a_region_whose_metadata_were_edited_is_not_gone_round(
+    store: Path, keystore: Keystore, eu_shared: KeyArn
+) -> None:
+    """Else who can edit them could undo what they say: here that the key is disabled."""
+    keystore.disable_key(eu_shared)
+    with sqlite3.connect(keystore.home / "metadata.db") as database:
+        database.execute("UPDATE keys SET state = 'Enabled' WHERE region = ?", (EU,))
+    with Keystore.open(keystore.home) as other:
+        assert other.serving_key(eu_shared) == eu_shared
+        with pytest.raises(MetadataTamperedError):
+            other.check_usable(eu_shared)
+        with pytest.raises(MetadataTamperedError):
+            Tree(other, store, TreeOptions())
 
 
 async def test_no_stand_in_where_none_is_related(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -73,8 +74,9 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
 
     with open_keystore(via=via) as keystore, open_tree(keystore, tree, touch=touch) as work:
         change = decide(keystore, work.block)
+        began = time.time()
         keystore.note_tree(
-            work.block.tree_id, work.path, {*work.block.key_arns, *change.during}, besides=True
+            work.block.tree_id, work.path, {*work.block.key_arns, *change.during}, besides=True, passed_at=0
         )
         changed = ChangeList(home_path(), work.block.tree_id)
         try:
@@ -89,7 +91,9 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
         finally:
             changed.close()
         if result.complete and not result.failures:
-            keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, *result.zone_keys})
+            keystore.note_tree(
+                work.block.tree_id, work.path, {*work.block.key_arns, *result.zone_keys}, passed_at=began
+            )
     tell(result, tree, changed, as_json=as_json)
 
 

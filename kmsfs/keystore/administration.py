@@ -1,20 +1,22 @@
 """What people do with keys and aliases, apart from using them: the part of ``Keystore`` for it."""
 
 import logging
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from kmsfs.errors import InvalidRequestError, KeyInUseError, MetadataUnavailableError
-from kmsfs.ids import TreeId
+from kmsfs.ids import MaterialId, TreeId
 from kmsfs.keystore import known_trees, provision, tags
 from kmsfs.keystore.arn import check_alias
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.last_use import KeyUsageHistory
-from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
+from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS, RETIRE
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec, Origin
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
+from kmsfs.keystore.retirement import MARGIN_S
 from kmsfs.keystore.rotation import DEFAULT_PERIOD_DAYS
 from kmsfs.keystore.transitions import Operation
 
@@ -152,6 +154,23 @@ class Administration(Regions):
         with self.audits.change(service, "RotateKeyOnDemand", key.key_id):
             return service.lifecycle.rotate_on_demand(key.key_id)
 
+    def retire_key_material(self, ref: str, *, region: str | None = None) -> list[MaterialId]:
+        """Destroy what a CMK has of old material, and return that.
+
+        Refused while a known tree may need it: a pass over each that has slots of the key must have been completed
+        since its last rotation. What is encrypted outside trees is not known, and lost.
+        """
+        service, key = self._seen(ref, region)
+        with self.audits.change(service, RETIRE, key.key_id, outside_trees="unknown") as change:
+            self.standing.require(service, "ScheduleKeyDeletion", NOTHING, key.key_id)
+            key = service.lifecycle.retired.require(key.key_id)
+            trees = [tree for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
+            change.details = {**change.details, "trees": _names(map(str, trees))}
+            _require_passed(key, trees)
+            retired = service.lifecycle.retired.retire(key)
+            change.details = {**change.details, "materials": _names(name.hex() for name in retired)}
+        return retired
+
     def enable_key_rotation(
         self, ref: str, *, period_days: int | None = None, region: str | None = None
     ) -> KeyMetadata:
@@ -185,14 +204,21 @@ class Administration(Regions):
         return service.snapshot.tags.get(key.key_id, {})
 
     def note_tree(
-        self, tree_id: TreeId, path: Path, key_arns: Collection[str], *, besides: bool = False
+        self,
+        tree_id: TreeId,
+        path: Path,
+        key_arns: Collection[str],
+        *,
+        besides: bool = False,
+        passed_at: float | None = None,
     ) -> None:
         """Remember that a tree has slots of these keys, and of no other or ``besides`` those that are known.
 
-        If that fails, a warning is all that comes of it.
+        ``passed_at`` is when a pass began that was completed, 0 if it was not. If the register cannot be written, a
+        warning is all that comes of it.
         """
         try:
-            known_trees.note_tree(self.home, tree_id, path, key_arns, besides=besides)
+            known_trees.note_tree(self.home, tree_id, path, key_arns, besides=besides, passed_at=passed_at)
         except MetadataUnavailableError as error:
             _log.warning(
                 "%s: deleting a key of tree %s will not be refused for its sake", error, tree_id.hex()
@@ -237,6 +263,21 @@ class Administration(Regions):
         service, key_id = self._locate(ref, region)
         with self.audits.change(service, action, key_id):
             return service.lifecycle.change_state(key_id, operation)
+
+
+def _require_passed(key: KeyMetadata, trees: Iterable[known_trees.KnownTree]) -> None:
+    """Raise KeyInUseError unless no tree can have a slot of old material."""
+    current = key.current_material
+    since = math.inf if current is None else current.created_at + MARGIN_S
+    unsafe = [tree for tree in trees if tree.passed_at < since]
+    if unsafe:
+        tree = unsafe[0]
+        raise KeyInUseError(
+            f"old material of key {key.arn} may be in use: {_first([str(tree) for tree in unsafe])}",
+            hint=f"kmsfs rewrap {tree.path}, {MARGIN_S:.0f} seconds or more after the rotation, and to the end"
+            if tree.kind == known_trees.TREE
+            else f"{tree} keeps the material that it was made with",
+        )
 
 
 def _names(names: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """The keystore's self checks, for ``kmsfs doctor``: each one a finding, with the remedy when it fails."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
@@ -9,15 +10,26 @@ from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.authorize import parses
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.materials import KEY_LABEL_PREFIX
-from kmsfs.keystore.model import Finding, ImportState, KeyMetadata, Origin, RegionConfig
+from kmsfs.keystore.model import ImportState, KeyMetadata, Material, Origin, RegionConfig
 from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
 from kmsfs.keystore.policy.document import PolicyKind
 from kmsfs.keystore.ports import TokenKey
 from kmsfs.keystore.region import RegionService, integrity_key_id
 from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, sharing_key
+from kmsfs.keystore.snapshot import MaterialEntry
 
 _GONE = (ImportState.MISSING, ImportState.REMOVING, ImportState.DROPPING)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one self check, with the remedy when it failed."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:
@@ -84,12 +96,12 @@ def _metadata(service: RegionService) -> str:
 def _keys(service: RegionService) -> str:
     in_token = {key.object_id: key for key in service.hsm.list_keys()}
     entries = service.snapshot.materials.values()
-    gone = {e.material.material_id: e.key.arn for e in entries if e.material.import_state in _GONE}
+    gone = {e.material.material_id: _remedy(e) for e in entries if _is_gone(e.material)}
     brought = {e.material.material_id for e in entries if e.key.origin is Origin.EXTERNAL}
     for object_id in gone.keys() & in_token.keys():
         raise InsecureKeyError(
             f"key material {object_id.hex()} was deleted and is in the token",
-            hint=f"kmsfs key delete-material {gone[object_id]}",
+            hint=gone[object_id],
         )
     wanted = [*_owned(service), *(name for name in service.snapshot.materials if name not in gone)]
     for name in wanted:
@@ -102,6 +114,14 @@ def _keys(service: RegionService) -> str:
     said += f"; {len(imported)} imported" if imported else ""
     said += f"; {len(shared)} of multi-region keys" if shared else ""
     return said + (f"; the token does not vouch that it made {len(unvouched)} of them" if unvouched else "")
+
+
+def _is_gone(material: Material) -> bool:
+    return material.import_state in _GONE or material.retirement is not None
+
+
+def _remedy(entry: MaterialEntry) -> str:
+    return f"kmsfs key {'retire' if entry.material.retirement else 'delete-material'} {entry.key.arn}"
 
 
 def _require_safe(object_id: bytes, key: TokenKey | None) -> None:

@@ -1,7 +1,7 @@
 """Which trees, and backups of trees, this home knows of, and the keys that they have slots of: ``trees.json``.
 
-Only there to warn before a key is deleted. What was moved or copied away is not in it. Nothing but the deletion of
-keys depends on it: who makes or mounts a tree goes on without it.
+Only there to tell what would be lost before a key is deleted or its old material retired. What was moved or copied away
+is not in it. Nothing else depends on it: who makes or mounts a tree goes on without it.
 """
 
 import fcntl
@@ -26,6 +26,9 @@ class KnownTree:
     tree_id: str
     path: str
     key_arns: tuple[str, ...]
+    passed_at: float = (
+        0.0  # when the last pass began, if it left every slot under its key's material of that time
+    )
 
     def __str__(self) -> str:
         return f"{self.kind} {self.path}"
@@ -61,19 +64,24 @@ def note_tree(
     kind: str = TREE,
     *,
     besides: bool = False,
+    passed_at: float | None = None,
 ) -> None:
-    """Enter a tree, in place of what was known of it, or ``besides``; a register that is damaged is left as it is."""
+    """Enter a tree, in place of what was known of its keys, or ``besides``; ``passed_at`` None: as it was known.
+
+    A register that is damaged is left as it is.
+    """
     tree = KnownTree(kind, tree_id.hex(), str(path.absolute()), tuple(sorted(set(key_arns))))
     try:
         lock = os.open(home / ".trees.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = known_trees(home)
+            known = next((one for one in before if _same(one, tree)), tree)
             if besides:
-                known = {arn for one in before if _same(one, tree) for arn in one.key_arns}
-                tree = replace(tree, key_arns=tuple(sorted({*tree.key_arns, *known})))
+                tree = replace(tree, key_arns=tuple(sorted({*tree.key_arns, *known.key_arns})))
+            tree = replace(tree, passed_at=known.passed_at if passed_at is None else passed_at)
             if tree not in before:
-                _replace(trees_path(home), [*(known for known in before if not _same(known, tree)), tree])
+                _replace(trees_path(home), [*(one for one in before if not _same(one, tree)), tree])
         finally:
             os.close(lock)
     except OSError as error:
@@ -87,10 +95,11 @@ def _same(known: KnownTree, tree: KnownTree) -> bool:
 
 
 def _parse(entry: dict[str, object]) -> KnownTree:
-    arns = entry["key_arns"]
-    if not isinstance(arns, list):
-        raise TypeError("key_arns is not a list")
-    return KnownTree(str(entry["kind"]), str(entry["tree_id"]), str(entry["path"]), tuple(map(str, arns)))
+    arns, passed_at = entry["key_arns"], entry.get("passed_at", 0.0)
+    if not isinstance(arns, list) or not isinstance(passed_at, int | float):
+        raise TypeError("key_arns is not a list, or passed_at no time")
+    kind, tree_id, path = (str(entry[name]) for name in ("kind", "tree_id", "path"))
+    return KnownTree(kind, tree_id, path, tuple(map(str, arns)), float(passed_at))
 
 
 def _replace(path: Path, trees: list[KnownTree]) -> None:

@@ -27,6 +27,7 @@ from kmsfs.keystore.model import (
     RegionConfig,
     RotationType,
 )
+from kmsfs.keystore.retirement import retirement_is_due
 from kmsfs.keystore.rotation import DAY_S, MANAGED_PERIOD_DAYS, OvertakenError, Rotation, rotation_is_due
 from kmsfs.keystore.rows import (
     CONDEMNED,
@@ -45,6 +46,7 @@ from kmsfs.keystore.transitions import Operation, next_state
 MIN_WINDOW_DAYS: Final = 7
 MAX_WINDOW_DAYS: Final = 30
 MAX_KEYS: Final = 100_000  # customer managed, of one region
+RETIRE: Final = "kmsfs:RetireKeyMaterial"  # as the audit log has it
 NO_TAGS: Final[Mapping[str, str]] = {}
 
 
@@ -166,6 +168,10 @@ class Lifecycle(Rotation):
                 with _collect(failed):
                     if self.imported.sweep(key, now):
                         self.on_event("DeleteExpiredKeyMaterial", key.key_id)
+            if retirement_is_due(key):
+                with _collect(failed):
+                    if self.retired.sweep(key.key_id):
+                        self.on_event(RETIRE, key.key_id)
             if key.pending_material is not None:
                 with _collect(failed), self.relatives.changing(key):
                     pass

@@ -67,6 +67,13 @@ class ImportState(StrEnum):
     DROPPING = "Dropping"  # as Removing, before it ever was the current one: its row goes with it
 
 
+class Retirement(StrEnum):
+    """How far material that nothing needs any more is gone. Nothing decrypts under it from the start."""
+
+    RETIRING = "Retiring"  # its object is being destroyed
+    RETIRED = "Retired"  # its object is destroyed; the row stays
+
+
 class RotationType(StrEnum):
     """Why a CMK was given new material."""
 
@@ -110,6 +117,7 @@ class Material:
     import_state: ImportState | None = None
     description: str | None = None
     sealed: str | None = field(default=None, repr=False)
+    retirement: Retirement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,13 +393,3 @@ class NewCredential:
     def to_aws(self) -> dict[str, object]:
         """Return what ``kmsfs credential create --json`` prints."""
         return {"AccessKeyId": self.access_key_id, "SecretAccessKey": self.secret}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The outcome of one self check, with the remedy when it failed."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""

@@ -129,6 +129,11 @@ class RegionService:
                 f"key material {material_id.hex()} is not in region {self.config.region}",
                 hint="the blob is of another region or keystore, or its key was deleted",
             )
+        if entry.material.retirement is not None:
+            raise UnknownMaterialError(
+                f"key material {material_id.hex()} of key {entry.key.arn} was retired",
+                hint="what is still under it cannot be decrypted any more",
+            )
         return entry
 
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:

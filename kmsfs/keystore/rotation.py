@@ -17,6 +17,7 @@ from kmsfs.keystore.materials import Materials
 from kmsfs.keystore.model import KeyMetadata, KeySpec, Origin, RegionConfig, RotationType
 from kmsfs.keystore.ports import Hsm
 from kmsfs.keystore.relatives import Relatives, require_no_replica
+from kmsfs.keystore.retirement import RetiredMaterial
 from kmsfs.keystore.rows import key_values, material_values
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
@@ -43,6 +44,7 @@ class Rotation:
         self._now = now
         self.materials = Materials(config, hsm, ledger, now)
         self.imported = ImportedMaterial(ledger, self.materials, now)
+        self.retired = RetiredMaterial(ledger, self.materials)
         self.relatives: Relatives  # set by whoever knows the other regions: regions.py
         self.on_event: Callable[[str, KeyId], None] = lambda action, key_id: None  # what it does by itself
 

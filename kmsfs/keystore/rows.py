@@ -103,6 +103,7 @@ def material_values(region: Region, key_id: KeyId, material: Material, uses_rese
         "import_state": None if material.import_state is None else material.import_state.value,
         "description": material.description,
         "sealed": material.sealed,
+        "retirement": None if material.retirement is None else material.retirement.value,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 SCHEMA = sa.MetaData()
 INFO = sa.Table("schema_info", SCHEMA, sa.Column("version", sa.Integer, primary_key=True))
@@ -59,6 +59,7 @@ TABLES: Final = {
         sa.Column("import_state", sa.String(32)),  # NULL: in use; else model.ImportState
         sa.Column("description", sa.Text),  # what an import said of it
         sa.Column("sealed", sa.Text),  # multi-region keys: a copy under an owned key of the token
+        sa.Column("retirement", sa.String(32)),  # NULL: in use; else model.Retirement
         sa.Column("mac", sa.String(64), nullable=False),
     ),
     "aliases": sa.Table(
@@ -180,7 +181,17 @@ def _to_5(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {column}")
 
 
-_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
+def _to_6(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE materials ADD COLUMN retirement VARCHAR(32)")
+
+
+_UPGRADES: Final[dict[int, Callable[[sa.Connection], None]]] = {
+    1: _to_2,
+    2: _to_3,
+    3: _to_4,
+    4: _to_5,
+    5: _to_6,
+}
 """What makes a database of that version one of the next."""
 
 

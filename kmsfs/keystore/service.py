@@ -14,10 +14,10 @@ from kmsfs.keystore import provision
 from kmsfs.keystore.administration import Administration
 from kmsfs.keystore.arn import ROOT, check_region
 from kmsfs.keystore.audit_verify import SegmentFinding
-from kmsfs.keystore.checks import check_keystore
+from kmsfs.keystore.checks import Finding, check_keystore
 from kmsfs.keystore.credentials import Credentials
 from kmsfs.keystore.imports import Imports
-from kmsfs.keystore.model import Finding, RegionConfig
+from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.permissions import Permissions
 from kmsfs.keystore.principals import Principals
 from kmsfs.keystore.replication import Replication

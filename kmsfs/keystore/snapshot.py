@@ -24,6 +24,7 @@ from kmsfs.keystore.model import (
     KeyUsage,
     Material,
     Origin,
+    Retirement,
     RotationType,
     UserEntry,
 )
@@ -165,6 +166,8 @@ def _due(key: KeyMetadata) -> float:
 def _material_due(material: Material) -> float:
     if material.import_state in (ImportState.REMOVING, ImportState.DROPPING):
         return -math.inf
+    if material.retirement is Retirement.RETIRING:
+        return -math.inf
     return math.inf if material.expires_at is None else material.expires_at
 
 
@@ -242,6 +245,7 @@ def _key(
 
 def _material(values: Values) -> Material:
     rotation, imported = values.get("rotation_type"), values.get("import_state")
+    retirement = values.get("retirement")
     return Material(
         _material_id(values),
         Suite(_int(values["suite"])),
@@ -251,6 +255,7 @@ def _material(values: Values) -> Material:
         import_state=None if imported is None else ImportState(str(imported)),
         description=_text(values.get("description")),
         sealed=_text(values.get("sealed")),
+        retirement=None if retirement is None else Retirement(str(retirement)),
     )
 
 

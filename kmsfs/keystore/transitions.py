@@ -40,6 +40,7 @@ class Operation(StrEnum):
     DELETE_MATERIAL = "delete the material of"
     REPLICATE = "replicate"
     MOVE_PRIMARY = "change the primary region of"
+    RETIRE_MATERIAL = "retire the old material of"
 
 
 _PURPOSES: Final = {
@@ -55,6 +56,7 @@ _ROTATION: Final = (
     Operation.SET_ROTATION,
     Operation.REPLICATE,
     Operation.MOVE_PRIMARY,
+    Operation.RETIRE_MATERIAL,
 )
 _LABELS: Final = (Operation.POINT_ALIAS, Operation.TAG, Operation.DESCRIBE_ANEW)
 _DELETABLE: Final = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_IMPORT)

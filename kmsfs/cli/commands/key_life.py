@@ -13,7 +13,7 @@ from kmsfs.cli.terminal import local_time, print_fields, print_json, print_line,
 from kmsfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from kmsfs.keystore.model import KeyMetadata
+    from kmsfs.keystore.model import KeyMetadata, Material
 
 rotation = help_group(
     "rotation",
@@ -62,6 +62,36 @@ def rotate(key: str, region: str | None, as_json: bool) -> None:
         print_json({"KeyId": rotated.key_id})
         return
     print_key(rotated, False)
+
+
+@click.command(context_settings=HELP_NAMES)
+@key_argument()
+@region_option()
+@json_option()
+def retire(key: str, region: str | None, as_json: bool) -> None:
+    """Destroy a key's old material: all but what it encrypts under now.
+
+    Refused unless 'kmsfs rewrap' has brought every known tree with slots of the key to its current material since the
+    last rotation. Nobody knows what 'kmsfs encrypt' and clients of the server encrypted under it, nor trees and backups
+    elsewhere: all of that is lost for good.
+
+    \b
+    Example:
+      kmsfs key rotate alias/files
+      kmsfs rewrap ~/tree
+      kmsfs key retire alias/files
+    """
+    with open_keystore() as keystore:
+        retired = [material.hex() for material in keystore.retire_key_material(key, region=region)]
+    if as_json:
+        print_json({"Retired": retired})
+        return
+    for material in retired:
+        print_line(f"retired {material}")
+    print_line(_LOST if retired else "nothing to retire")
+
+
+_LOST = "what was encrypted under it outside the known trees cannot be decrypted any more"
 
 
 @rotation.command("on", context_settings=HELP_NAMES)
@@ -124,14 +154,33 @@ def list_(key: str, region: str | None, as_json: bool) -> None:
     with open_keystore() as keystore:
         found = keystore.describe_key(key, region=region)
     if as_json:
-        print_json({"Rotations": found.rotations()})
+        print_json({"Rotations": _rotations(found)})
         return
-    rotated = [material for material in found.materials if material.rotation_type is not None]
+    shown = [m for m in found.materials if m.rotation_type is not None or m.retirement is not None]
     print_table(
-        ["DATE", "TYPE", "MATERIAL"],
-        [[local_time(m.created_at), str(m.rotation_type), m.material_id.hex()] for m in rotated],
+        ["DATE", "TYPE", "STATE", "MATERIAL"],
+        [
+            [local_time(m.created_at), str(m.rotation_type or "first"), _state(found, m), m.material_id.hex()]
+            for m in shown
+        ],
         empty="never rotated",
     )
+
+
+def _rotations(key: "KeyMetadata") -> list[dict[str, object]]:
+    """AWS's entries, with what it has no word for; of the first material, which no rotation made, once retired."""
+    retired = {m.material_id.hex() for m in key.materials if m.retirement is not None}
+    return [
+        {**entry, "Retired": True} if entry["KeyMaterialId"] in retired else entry
+        for entry in key.rotations(with_first=True)
+        if "RotationType" in entry or entry["KeyMaterialId"] in retired
+    ]
+
+
+def _state(key: "KeyMetadata", material: "Material") -> str:
+    if material.retirement is not None:
+        return "retired"
+    return "current" if material == key.current_material else "old"
 
 
 def _print_status(key: "KeyMetadata", as_json: bool) -> None:
@@ -247,4 +296,4 @@ def tags(key: str, region: str | None, as_json: bool) -> None:
     print_table(["NAME", "VALUE"], found, empty="no tags")
 
 
-COMMANDS = (update, rotate, rotation, schedule_deletion, cancel_deletion, tag, untag, tags, policy)
+COMMANDS = (update, rotate, retire, rotation, schedule_deletion, cancel_deletion, tag, untag, tags, policy)

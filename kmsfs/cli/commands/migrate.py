@@ -1,5 +1,6 @@
 """``kmsfs migrate``: bring a whole tree under another key, in a way that can be stopped, resumed and proved."""
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,7 +207,10 @@ def _migrate(
     runner.targets((key_arn,))  # before there is a journal
     if options["scheduler"] is not None:
         runner = held.enter_context(rekeying.cluster(options["scheduler"], keystore, work, rate))
-    keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True)
+    began = time.time()
+    keystore.note_tree(
+        work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True, passed_at=0
+    )
     changed = ChangeList(home_path(), work.block.tree_id)
     journal: Journal
     with (
@@ -224,5 +228,5 @@ def _migrate(
         finally:
             changed.close()
     if result.complete and not result.failures:
-        keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns)
+        keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, passed_at=began)
     rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory))

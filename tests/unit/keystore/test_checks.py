@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kmsfs.keystore.checks import Finding
 from kmsfs.keystore.ledger import Changes
-from kmsfs.keystore.model import Finding
 from kmsfs.keystore.ports import KeyKind
 from kmsfs.keystore.rows import identity_policy_values, key_policy_values
 from kmsfs.keystore.service import Keystore

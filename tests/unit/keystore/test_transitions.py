@@ -55,7 +55,11 @@ def test_the_page_shows_the_table() -> None:
         "disable": (Operation.DISABLE,),
         "point an alias at it": (Operation.POINT_ALIAS,),
         "tag, untag, change the description": (Operation.TAG, Operation.DESCRIBE_ANEW),
-        "rotate, turn rotation on or off": (Operation.ROTATE, Operation.SET_ROTATION),
+        "rotate, turn rotation on or off, retire old material": (
+            Operation.ROTATE,
+            Operation.SET_ROTATION,
+            Operation.RETIRE_MATERIAL,
+        ),
         "replicate, make another region the primary's": (Operation.REPLICATE, Operation.MOVE_PRIMARY),
         "schedule the deletion": (Operation.SCHEDULE_DELETION,),
         "cancel the deletion": (Operation.CANCEL_DELETION,),

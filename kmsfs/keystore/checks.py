@@ -15,7 +15,7 @@ from kmsfs.keystore.pin import read_pin
 from kmsfs.keystore.pkcs11_module import module_at
 from kmsfs.keystore.policy.document import PolicyKind
 from kmsfs.keystore.ports import TokenKey
-from kmsfs.keystore.region import RegionService, integrity_key_id
+from kmsfs.keystore.region import RegionService, integrity_key_id, report_key_id
 from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, sharing_key
 from kmsfs.keystore.snapshot import MaterialEntry
 
@@ -104,6 +104,7 @@ def _keys(service: RegionService) -> str:
             hint=gone[object_id],
         )
     wanted = [*_owned(service), *(name for name in service.snapshot.materials if name not in gone)]
+    wanted += in_token.keys() & {report_key_id(service.config.region)}  # no row says whether there was one
     for name in wanted:
         _require_safe(name, in_token.get(name))
     said = f"{len(wanted)} keys, all sensitive and not extractable"
@@ -204,6 +205,7 @@ def _orphans(name: str, service: RegionService) -> Finding:
         CREDENTIAL_KEY.object_id(region),
         IMPORT_KEY.object_id(region),
         audit_key_id(region),
+        report_key_id(region),
         *_sharing(region, [*service.snapshot.keys.values(), *condemned]),
     )
     known = {*own, *service.snapshot.materials, *dying}

@@ -5,18 +5,16 @@ look-up costs several encryptions. Values are type-checked before they become at
 aborts the process on a wrong type.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.mechanisms import GCMParams
 
-from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
 from kmsfs.errors import (
     HsmError,
     HsmUnavailableError,
@@ -28,6 +26,7 @@ from kmsfs.errors import (
     TokenNotFoundError,
 )
 from kmsfs.format.blob import Suite
+from kmsfs.keystore import pkcs11_objects as objects
 from kmsfs.keystore.pkcs11_module import GONE_ERRORS, Pkcs11Module, reason
 from kmsfs.keystore.ports import Digest, KeyKind, TokenKey
 from kmsfs.keystore.softhsm import SoftHsmToken
@@ -49,36 +48,22 @@ _BAD_INPUT_ERRORS: Final = (  # of a decryption whose tag is wrong, or that is t
     pkcs11.EncryptedDataInvalid,
     pkcs11.EncryptedDataLenRange,
 )
-_GENERATE: Final = {
-    KeyKind.AES: (KeyType.AES, Mechanism.AES_KEY_GEN, MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT),
-    KeyKind.HMAC: (KeyType.GENERIC_SECRET, Mechanism.GENERIC_SECRET_KEY_GEN, MechanismFlag.SIGN),
-}
-_HMACS: Final = {
-    Digest.SHA_224: Mechanism.SHA224_HMAC,
-    Digest.SHA_256: Mechanism.SHA256_HMAC,
-    Digest.SHA_384: Mechanism.SHA384_HMAC,
-    Digest.SHA_512: Mechanism.SHA512_HMAC,
-}
-_CAPABILITIES: Final = {
-    MechanismFlag.ENCRYPT: Attribute.ENCRYPT,
-    MechanismFlag.DECRYPT: Attribute.DECRYPT,
-    MechanismFlag.SIGN: Attribute.SIGN,
-}
-#: Which key is used by which method, and what a bad input is. Their public namesakes allot 8 KiB for each answer.
-_USES: Final[dict[str, tuple[KeyKind, type[KmsfsError]]]] = {
-    "_encrypt": (KeyKind.AES, HsmUnavailableError),
-    "_decrypt": (KeyKind.AES, IntegrityError),
-    "_sign": (KeyKind.HMAC, HsmUnavailableError),
-}
+
+
+class _Use(NamedTuple):
+    """The method that a key is used by, of what type the key must be, and what a bad input is."""
+
+    method: str  # the public namesakes of these allot 8 KiB for each answer
+    key_type: KeyType
+    bad_input: type[KmsfsError]
+
+
+_ENCRYPT: Final = _Use("_encrypt", KeyType.AES, HsmUnavailableError)
+_DECRYPT: Final = _Use("_decrypt", KeyType.AES, IntegrityError)
+_HMAC: Final = _Use("_sign", KeyType.GENERIC_SECRET, HsmUnavailableError)
+_SIGN: Final = _Use("_sign", KeyType.EC, HsmUnavailableError)
 _LONGEST_TAG: Final = 64  # of what is added to a ciphertext, or is itself the answer; more would be asked for
 _AES_GCM: Final = Mechanism.AES_GCM  # to look it up each time takes as long as a call
-_TEMPLATE: Final = {
-    Attribute.PRIVATE: True,
-    Attribute.SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-    Attribute.COPYABLE: False,
-    Attribute.MODIFIABLE: False,
-}
 
 
 class Pkcs11Hsm:
@@ -119,79 +104,85 @@ class Pkcs11Hsm:
 
     def encrypt_gcm(self, object_id: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Return ciphertext || tag."""
-        return self._run("_encrypt", object_id, plaintext, _AES_GCM, GCMParams(iv, aad, 128))
+        return self._run(_ENCRYPT, object_id, plaintext, _AES_GCM, GCMParams(iv, aad, 128))
 
     def decrypt_gcm(self, object_id: bytes, iv: bytes, sealed: bytes, aad: bytes) -> bytes:
         """Return the plaintext, or raise IntegrityError."""
-        return self._run("_decrypt", object_id, sealed, _AES_GCM, GCMParams(iv, aad, 128))
+        return self._run(_DECRYPT, object_id, sealed, _AES_GCM, GCMParams(iv, aad, 128))
 
     def hmac(self, object_id: bytes, message: bytes, digest: Digest = Digest.SHA_256) -> bytes:
         """Return the HMAC of ``message``."""
-        return self._run("_sign", object_id, message, _HMACS[digest])
+        return self._run(_HMAC, object_id, message, objects.HMACS[digest])
 
     def offers_hmac(self, digest: Digest) -> bool:
         """Return whether the module does HMAC with that digest."""
-        return self._offers(partial(_hmac_works, digest))
+        return self._offers(partial(objects.hmac_works, digest))
+
+    def sign(self, object_id: bytes, digest: bytes) -> bytes:
+        """Return the ECDSA signature r || s of a SHA-256 digest."""
+        return self._run(_SIGN, object_id, digest, Mechanism.ECDSA)
+
+    def public_key(self, object_id: bytes) -> bytes:
+        """Return the public key of a pair as an uncompressed point."""
+        found = self._with_session(
+            lambda session: [
+                objects.point_of(key) for key in objects.find(session, object_id, ObjectClass.PUBLIC_KEY)
+            ]
+        )
+        if not found:
+            raise KeyNotFoundError(f"public key {object_id.hex()} is not in token {self._label}")
+        if len(found) > 1:
+            raise InsecureKeyError(
+                f"token {self._label} holds {len(found)} public keys of id {object_id.hex()}",
+                hint="somebody added one: restore the token, and see kmsfs doctor",
+            )
+        return bytes(found[0])
+
+    def offers_signatures(self) -> bool:
+        """Return whether the module signs with ECDSA on P-256."""
+        return self._offers(objects.signatures_work)
 
     def generate(self, kind: KeyKind, object_id: bytes, label: str, *, size: int = 32) -> None:
         """Make a sensitive, not extractable key of ``size`` bytes in the token."""
-        if not isinstance(object_id, bytes) or not isinstance(label, str):
-            raise TypeError("object id must be bytes and label must be str")
-        key_type, mechanism, capabilities = _GENERATE[kind]
-        with self._module.lock, self._module.alone(self._conf):
-            self._with_session(
-                lambda session: session.generate_key(
-                    key_type, size * 8, id=object_id, label=label, store=True, capabilities=capabilities,
-                    mechanism=mechanism, template=_TEMPLATE,
-                )
-            )  # fmt: skip
+        _check_names(object_id, label)
+        self._change(lambda session: objects.make_secret(session, kind, object_id, label, size))
+
+    def generate_pair(self, object_id: bytes, label: str) -> None:
+        """Make an EC P-256 key pair; the private key is sensitive and not extractable."""
+        _check_names(object_id, label)
+        self._change(lambda session: objects.make_pair(session, object_id, label))
 
     def put(self, kind: KeyKind, object_id: bytes, label: str, value: bytes) -> None:
         """Make a sensitive, not extractable key of a value that the caller knows."""
-        if not isinstance(object_id, bytes) or not isinstance(label, str) or not isinstance(value, bytes):
-            raise TypeError("object id and value must be bytes and label must be str")
-        key_type, _, capabilities = _GENERATE[kind]
-        attributes = {
-            **_TEMPLATE,
-            Attribute.CLASS: ObjectClass.SECRET_KEY,
-            Attribute.KEY_TYPE: key_type,
-            Attribute.TOKEN: True,
-            Attribute.ID: object_id,
-            Attribute.LABEL: label,
-            Attribute.VALUE: value,
-            **{attribute: bool(flag & capabilities) for flag, attribute in _CAPABILITIES.items()},
-        }
-        with self._module.lock, self._module.alone(self._conf):
-            self._with_session(lambda session: session.create_object(attributes))
+        _check_names(object_id, label)
+        if not isinstance(value, bytes):
+            raise TypeError("value must be bytes")
+        self._change(lambda session: objects.put_secret(session, kind, object_id, label, value))
 
     def random(self, count: int) -> bytes:
         """Return bytes of the token's random number generator."""
         return bytes(self._with_session(lambda session: session.generate_random(count * 8)))
 
     def destroy(self, object_id: bytes) -> None:
-        """Destroy the key; one that is not there is no error."""
-        with self._module.lock, self._module.alone(self._conf):
-            self._with_session(lambda session: [key.destroy() for key in _find(session, object_id)])
+        """Destroy the key, or both of a pair; one that is not there is no error."""
+        with self._module.lock:
+            self._change(lambda session: objects.destroy(session, object_id))
             self._keys.pop(object_id, None)
 
     def holds(self, object_id: bytes) -> bool:
-        """Return whether the token holds the key."""
-        return bool(self._with_session(lambda session: _find(session, object_id)))
+        """Return whether the token holds the key: of a pair, the private one."""
+        return bool(self._with_session(lambda session: objects.find(session, object_id)))
 
     def list_keys(self) -> list[TokenKey]:
-        """Return every secret key object of the token."""
-        keys: list[TokenKey] = self._with_session(
-            lambda session: [
-                _describe(key) for key in session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY})
-            ]
-        )
+        """Return every secret and private key object of the token."""
+        keys: list[TokenKey] = self._with_session(objects.list_secrets)
         return keys
 
     def probe_suite(self) -> Suite:
         """Return suite 1 if the module does AES-GCM with our IV and AAD, else suite 2. Both need HMAC."""
         if not self.offers_hmac(Digest.SHA_256):
             raise ModuleInvalidError(f"module {self._module.path} does not offer HMAC-SHA-256")
-        return Suite.HSM_GCM if self._offers(_gcm_works) else Suite.HSM_KDF
+        return Suite.HSM_GCM if self._offers(objects.gcm_works) else Suite.HSM_KDF
 
     def _offers(self, probe: Callable[[Any], bool]) -> bool:
         try:
@@ -206,28 +197,33 @@ class Pkcs11Hsm:
         return self._place.conf if self._place else None
 
     def _run(
-        self, use: str, object_id: bytes, data: bytes, mechanism: Mechanism, param: GCMParams | None = None
+        self, use: _Use, object_id: bytes, data: bytes, mechanism: Mechanism, param: GCMParams | None = None
     ) -> bytes:
-        """Return what the key's method ``use`` makes of ``data``."""
-        kind, bad_input = _USES[use]
+        """Return what the key makes of ``data``."""
+        method, key_type, bad_input = use
         room = len(data) + _LONGEST_TAG
         answer: bytes
         self.calls += 1
         with self._module.lock:
             try:
-                key = self._key(object_id, kind)
-                answer = getattr(key, use)(data, mechanism, param, buffer_size=room)
+                key = self._key(object_id, key_type)
+                answer = getattr(key, method)(data, mechanism, param, buffer_size=room)
                 return answer
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, bad_input)
             self._recover()
             try:
-                key = self._key(object_id, kind)
-                answer = getattr(key, use)(data, mechanism, param, buffer_size=room)
+                key = self._key(object_id, key_type)
+                answer = getattr(key, method)(data, mechanism, param, buffer_size=room)
                 return answer
             except pkcs11.PKCS11Error as error:
                 self._judge(error, object_id, bad_input)
                 raise self._failure(error) from error
+
+    def _change(self, change: Callable[[Any], object]) -> None:
+        """Make or destroy key objects."""
+        with self._module.lock, self._module.alone(self._conf):
+            self._with_session(change)
 
     def _with_session(self, use: Callable[[Any], Any], *, retry: bool = True) -> Any:
         self.calls += 1
@@ -270,7 +266,7 @@ class Pkcs11Hsm:
         if self._epoch != self._module.epoch:
             return False
         try:
-            return any(key[Attribute.ID] == object_id for key in _find(self._session, object_id))
+            return any(key[Attribute.ID] == object_id for key in objects.find(self._session, object_id))
         except pkcs11.PKCS11Error:
             return False
 
@@ -281,7 +277,7 @@ class Pkcs11Hsm:
         """
         self.calls += 1
         try:
-            self._key(self._anchor, KeyKind.HMAC).sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)
+            self._key(self._anchor, KeyType.GENERIC_SECRET).sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)
         except pkcs11.PKCS11Error:
             return False
         return True
@@ -313,26 +309,21 @@ class Pkcs11Hsm:
         self._session = self._module.session(self._label, self._conf, self._pin)
         self._epoch = self._module.epoch
 
-    def _key(self, object_id: bytes, kind: KeyKind) -> Any:
+    def _key(self, object_id: bytes, key_type: KeyType) -> Any:
         if self._epoch != self._module.epoch:
             self._connect()
         key = self._keys.get(object_id)
         if key is None:
-            key = self._keys[object_id] = self._load(object_id, kind)
+            key = self._keys[object_id] = self._load(object_id, key_type)
         return key
 
-    def _load(self, object_id: bytes, kind: KeyKind) -> Any:
-        found = _find(self._session, object_id)
+    def _load(self, object_id: bytes, key_type: KeyType) -> Any:
+        found = objects.find(self._session, object_id, objects.class_of(key_type))
         if not found:
             raise pkcs11.NoSuchKey(object_id.hex())
         key = found[0]
-        described = _describe(key)
-        if (
-            len(found) > 1
-            or not described.sensitive
-            or described.extractable
-            or key.key_type != _GENERATE[kind][0]
-        ):
+        described = objects.describe(key)
+        if len(found) > 1 or not described.sensitive or described.extractable or key.key_type != key_type:
             raise InsecureKeyError(
                 f"key material {object_id.hex()} in token {self._label} is extractable, not sensitive"
                 " or of a wrong type",
@@ -341,41 +332,6 @@ class Pkcs11Hsm:
         return key
 
 
-def _find(session: Any, object_id: bytes) -> list[Any]:
-    if not isinstance(object_id, bytes):
-        raise TypeError("object id must be bytes")
-    return list(session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.ID: object_id}))
-
-
-def _describe(key: Any) -> TokenKey:
-    try:
-        sensitive, extractable = key[Attribute.SENSITIVE], key[Attribute.EXTRACTABLE]
-        local = key[Attribute.LOCAL]
-    except pkcs11.AttributeTypeInvalid:
-        sensitive, extractable, local = False, True, False  # what cannot be shown to be safe counts as unsafe
-    return TokenKey(bytes(key.id), key.label, sensitive, extractable, local)
-
-
-def _gcm_works(session: Any) -> bool:
-    _, mechanism, capabilities = _GENERATE[KeyKind.AES]
-    key = session.generate_key(KeyType.AES, 256, capabilities=capabilities, mechanism=mechanism)
-    try:
-        plaintext, param = bytes(32), GCMParams(random_bytes(NONCE_SIZE), b"kmsfs", 128)
-        first, second = (
-            key.encrypt(plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=param) for _ in range(2)
-        )
-        # A module that picks its own IV gives two different ciphertexts, and never tells which IV it took.
-        opened = key.decrypt(first, mechanism=Mechanism.AES_GCM, mechanism_param=param)
-        return first == second and len(first) == 48 and opened == plaintext
-    finally:
-        key.destroy()
-
-
-def _hmac_works(digest: Digest, session: Any) -> bool:
-    key_type, mechanism, capabilities = _GENERATE[KeyKind.HMAC]
-    size = hashlib.new(digest.value).digest_size
-    key = session.generate_key(key_type, size * 8, capabilities=capabilities, mechanism=mechanism)
-    try:
-        return len(key.sign(b"kmsfs", mechanism=_HMACS[digest])) == size
-    finally:
-        key.destroy()
+def _check_names(object_id: bytes, label: str) -> None:
+    if not isinstance(object_id, bytes) or not isinstance(label, str):
+        raise TypeError("object id must be bytes and label must be str")

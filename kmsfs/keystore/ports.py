@@ -32,7 +32,7 @@ class Digest(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """A secret key object as the token describes it."""
+    """A secret or private key object as the token describes it."""
 
     object_id: bytes
     label: str
@@ -59,8 +59,14 @@ class Hsm(Protocol):
     def offers_hmac(self, digest: Digest) -> bool:
         """Return whether the module does HMAC with that digest."""
 
+    def offers_signatures(self) -> bool:
+        """Return whether the module signs with ECDSA on P-256."""
+
     def generate(self, kind: KeyKind, object_id: bytes, label: str, *, size: int = 32) -> None:
         """Make a sensitive, not extractable key of ``size`` bytes in the token."""
+
+    def generate_pair(self, object_id: bytes, label: str) -> None:
+        """Make an EC P-256 key pair in the token; the private key is sensitive and not extractable."""
 
     def put(self, kind: KeyKind, object_id: bytes, label: str, value: bytes) -> None:
         """Make a sensitive, not extractable key of a value that the caller knows."""
@@ -69,13 +75,13 @@ class Hsm(Protocol):
         """Return bytes of the token's random number generator."""
 
     def destroy(self, object_id: bytes) -> None:
-        """Destroy the key; one that is not there is no error."""
+        """Destroy the key, or both of a pair; one that is not there is no error."""
 
     def list_keys(self) -> list[TokenKey]:
-        """Return every secret key object of the token."""
+        """Return every secret and private key object of the token."""
 
     def holds(self, object_id: bytes) -> bool:
-        """Return whether the token holds the key."""
+        """Return whether the token holds the key: of a pair, the private one."""
 
     def encrypt_gcm(self, object_id: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Return ciphertext || tag."""
@@ -85,6 +91,12 @@ class Hsm(Protocol):
 
     def hmac(self, object_id: bytes, message: bytes, digest: Digest = Digest.SHA_256) -> bytes:
         """Return the HMAC of ``message``."""
+
+    def sign(self, object_id: bytes, digest: bytes) -> bytes:
+        """Return the ECDSA signature of a SHA-256 digest under the private key of a pair: r || s, 64 bytes."""
+
+    def public_key(self, object_id: bytes) -> bytes:
+        """Return the public key of a pair: an uncompressed point, 65 bytes. The token does not vouch for it."""
 
     def close(self) -> None:
         """Give the token back."""

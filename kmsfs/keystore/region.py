@@ -48,6 +48,11 @@ def integrity_key_id(region: Region) -> bytes:
     return hashlib.sha256(b"kmsfs integrity key\0" + region.encode()).digest()
 
 
+def report_key_id(region: Region) -> bytes:
+    """Return the CKA_ID of the key pair that signs the region's reports."""
+    return hashlib.sha256(b"kmsfs report key\0" + region.encode()).digest()
+
+
 class RegionService:
     """The keys and aliases of one region. Thread-safe."""
 

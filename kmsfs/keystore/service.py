@@ -21,10 +21,11 @@ from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.permissions import Permissions
 from kmsfs.keystore.principals import Principals
 from kmsfs.keystore.replication import Replication
+from kmsfs.keystore.reports import Reports
 from kmsfs.keystore.use import KeyUse
 
 
-class Keystore(Administration, Imports, Replication, Permissions, KeyUse):
+class Keystore(Administration, Imports, Replication, Permissions, Reports, KeyUse):
     """All regions of a home. Use as a context manager, or call ``close``."""
 
     def __init__(

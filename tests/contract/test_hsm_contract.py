@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from testkit.tokens import PIN, make_softhsm, make_token
 
+from kmsfs.crypto import signatures
 from kmsfs.crypto.aead import gcm_seal
 from kmsfs.errors import HsmError, InsecureKeyError, IntegrityError, KeyNotFoundError, TokenNotFoundError
 from kmsfs.format.blob import Suite
@@ -17,7 +18,7 @@ from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.pkcs11_module import init_softhsm_token, module_at, token_serial
 from kmsfs.keystore.ports import Digest, Hsm, KeyKind
 
-ANCHOR, AES, HMAC = bytes(32), b"a" * 32, b"h" * 32
+ANCHOR, AES, HMAC, PAIR = bytes(32), b"a" * 32, b"h" * 32, b"s" * 32
 IV, AAD = b"i" * 12, b"associated data"
 
 
@@ -99,6 +100,52 @@ def test_hmac_with_each_digest(hsm: Hsm, digest: Digest) -> None:
     assert hsm.hmac(b"p" * 32, b"message", digest) == hmac.digest(value, b"message", digest.value)
 
 
+def test_signatures_verify_under_the_public_key(hsm: Hsm) -> None:
+    assert hsm.offers_signatures()
+    hsm.generate_pair(PAIR, "pair")
+    hsm.generate_pair(b"o" * 32, "other pair")
+    digest = hashlib.sha256(b"message").digest()
+    raw = hsm.sign(PAIR, digest)
+    assert (len(raw), len(hsm.public_key(PAIR))) == (signatures.RAW_SIZE, signatures.POINT_SIZE)
+    public = signatures.public_key_der(hsm.public_key(PAIR))
+    signatures.verify(public, digest, signatures.encode(raw))
+    with pytest.raises(IntegrityError):
+        signatures.verify(public, hashlib.sha256(b"massage").digest(), signatures.encode(raw))
+    with pytest.raises(IntegrityError):
+        signatures.verify(public, digest, signatures.encode(hsm.sign(b"o" * 32, digest)))
+
+
+def test_a_pair_is_listed_by_its_private_key_held_and_destroyed_with_it(hsm: Hsm) -> None:
+    hsm.generate_pair(PAIR, "pair")
+    (key,) = [key for key in hsm.list_keys() if key.object_id == PAIR]
+    assert (key.label, key.sensitive, key.extractable, key.local) == ("pair", True, False, True)
+    assert hsm.holds(PAIR)
+    hsm.sign(PAIR, bytes(32))
+    hsm.destroy(PAIR)
+    assert not hsm.holds(PAIR)
+    for use in (lambda: hsm.sign(PAIR, bytes(32)), lambda: hsm.public_key(PAIR)):
+        with pytest.raises(KeyNotFoundError):
+            use()
+    hsm.generate_pair(PAIR, "made anew")
+    assert hsm.public_key(PAIR)
+
+
+def test_two_pairs_of_one_id_are_refused(hsm: Hsm) -> None:
+    for label in ("pair", "twin"):
+        hsm.generate_pair(PAIR, label)
+    for use in (lambda: hsm.sign(PAIR, bytes(32)), lambda: hsm.public_key(PAIR)):
+        with pytest.raises(InsecureKeyError):
+            use()
+
+
+def test_a_pair_is_no_secret_key_and_a_secret_key_no_pair(hsm: Hsm) -> None:
+    hsm.generate_pair(PAIR, "pair")
+    with pytest.raises(KeyNotFoundError):
+        hsm.hmac(PAIR, b"x")
+    with pytest.raises(KeyNotFoundError):
+        hsm.sign(HMAC, bytes(32))
+
+
 def test_a_key_of_a_known_value_computes_with_it_and_keeps_it(hsm: Hsm) -> None:
     value = hsm.random(32)
     hsm.put(KeyKind.HMAC, b"p" * 32, "put", value)
@@ -164,6 +211,8 @@ def test_values_of_a_wrong_type_never_reach_the_module(hsm: Hsm) -> None:
     with pytest.raises(TypeError):
         hsm.generate(KeyKind.AES, b"n" * 32, 123)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
+        hsm.generate_pair(b"n" * 32, 123)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
         hsm.holds("not bytes")  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         hsm.put(KeyKind.AES, b"n" * 32, "label", "not bytes")  # type: ignore[arg-type]
@@ -180,6 +229,9 @@ def test_operations_are_counted(hsm: Hsm) -> None:
     hsm.decrypt_gcm(AES, IV, sealed, AAD)
     hsm.hmac(HMAC, b"x")
     assert hsm.calls - before == 3
+    hsm.generate_pair(PAIR, "pair")
+    hsm.sign(PAIR, bytes(32))
+    assert hsm.calls - before == 5
 
 
 def test_a_token_that_was_away_works_at_once_when_it_is_back(hsm: Hsm, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
  *   no-gcm    AES-GCM is not offered
  *   no-hmac   HMAC-SHA-256 is not offered
  *   no-512    HMAC-SHA-512 is not offered
+ *   no-ec     EC key pairs are not offered
  *   own-iv    AES-GCM encryption takes another IV than the caller's, as HSMs do that insist on their own
  *   slow      an HMAC takes 3 ms
  *   broken    every cryptographic operation fails with CKR_DEVICE_ERROR
@@ -22,8 +23,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { INITIALIZE = 0, GET_SLOT_LIST = 4, FIND_OBJECTS_INIT = 26, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, SIGN_INIT = 42, FUNCTIONS = 68 };
-enum { OK = 0, DEVICE_ERROR = 0x30, FUNCTION_FAILED = 0x6, GENERAL_ERROR = 0x5, DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, AES_GCM = 0x1087, SHA256_HMAC = 0x251, SHA512_HMAC = 0x271 };
+enum { INITIALIZE = 0, GET_SLOT_LIST = 4, FIND_OBJECTS_INIT = 26, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, SIGN_INIT = 42, GENERATE_KEY_PAIR = 59, FUNCTIONS = 68 };
+enum { OK = 0, DEVICE_ERROR = 0x30, FUNCTION_FAILED = 0x6, GENERAL_ERROR = 0x5, DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, AES_GCM = 0x1087, SHA256_HMAC = 0x251, SHA512_HMAC = 0x271, EC_KEY_PAIR_GEN = 0x1040 };
 
 typedef unsigned long ulong;
 typedef struct { ulong type; void *parameter; ulong length; } mechanism;
@@ -91,6 +92,14 @@ static ulong sign_init(ulong session, mechanism *how, ulong key) {
     return start(SIGN_INIT, session, how, key);
 }
 
+static ulong generate_key_pair(ulong session, mechanism *how, void *public, ulong public_count, void *private,
+                               ulong private_count, ulong *public_key, ulong *private_key) {
+    if (how->type == EC_KEY_PAIR_GEN && told("no-ec")) return MECHANISM_INVALID;
+    return ((ulong (*)(ulong, mechanism *, void *, ulong, void *, ulong, ulong *, ulong *))
+            real.function[GENERATE_KEY_PAIR])(session, how, public, public_count, private, private_count,
+                                              public_key, private_key);
+}
+
 void kmsfs_shim_die(void) { dead = 1; }
 
 ulong C_GetFunctionList(function_list **list) {
@@ -107,6 +116,7 @@ ulong C_GetFunctionList(function_list **list) {
     own.function[ENCRYPT_INIT] = encrypt_init;
     own.function[DECRYPT_INIT] = decrypt_init;
     own.function[SIGN_INIT] = sign_init;
+    own.function[GENERATE_KEY_PAIR] = generate_key_pair;
     *list = &own;
     return OK;
 }

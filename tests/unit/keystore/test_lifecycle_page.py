@@ -7,7 +7,7 @@ from pathlib import Path
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore import access, administration, aliases, lifecycle, rotation, tags
 from kmsfs.keystore.audit import audit_key_id
-from kmsfs.keystore.region import integrity_key_id
+from kmsfs.keystore.region import integrity_key_id, report_key_id
 from kmsfs.keystore.rows import CONDEMNED, DELETED
 from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, sharing_key
 
@@ -51,4 +51,4 @@ def test_the_owned_keys_are_in_the_table_of_objects() -> None:
     region = Region("eu-west-1")
     ids = {sha256(f"{name}\0{region}".encode()).digest() for name in named}
     sealing = {key.object_id(region) for key in (CREDENTIAL_KEY, IMPORT_KEY, sharing_key(KeyId("KEYID")))}
-    assert ids == {integrity_key_id(region), audit_key_id(region), *sealing}
+    assert ids == {integrity_key_id(region), audit_key_id(region), report_key_id(region), *sealing}

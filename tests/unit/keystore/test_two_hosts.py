@@ -87,6 +87,12 @@ def test_uses_are_counted_for_both(hosts: tuple[Keystore, Keystore]) -> None:
     assert reserved == 2 * (FIRST_BLOCK + 4 * FIRST_BLOCK)
 
 
+def test_one_key_pair_signs_the_reports_of_both(hosts: tuple[Keystore, Keystore]) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        keys = list(threads.map(lambda keystore: keystore.report_key(US), hosts))
+    assert keys[0] == keys[1]
+
+
 def test_rows_of_every_kind_fit(hosts: tuple[Keystore, Keystore]) -> None:
     one, two = hosts
     key = one.create_key(US, alias="alias/" + "a" * 250).arn

@@ -66,10 +66,10 @@ def worst_files(report: dict, package: str) -> list[str]:
 
 
 def load_report() -> dict:
-    """Combine what the processes of the last test run measured, and return coverage's JSON report."""
+    """Return coverage's JSON report of what the last test run measured."""
     measured = Coverage()
     try:
-        measured.combine(keep=True)
+        measured.load()
         with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
             measured.json_report(outfile=file.name)
             return json.load(file)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -13,6 +14,10 @@ from testkit.home import Home, make_home
 from testkit.leftovers import mounts_below, processes_naming
 from testkit.mounting import mounted, mounter, tree
 from testkit.postgres import Postgres, running_postgres
+
+# A busy machine is no failure. The profiles of property/ and fuzz/ build on this one.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

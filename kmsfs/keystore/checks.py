@@ -1,13 +1,13 @@
 """The keystore's self checks, for ``kmsfs doctor``: each one a finding, with the remedy when it fails."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kmsfs.errors import InsecureKeyError, KeyNotFoundError, KmsfsError
 from kmsfs.ids import Region
 from kmsfs.keystore.audit import audit_key_id
 from kmsfs.keystore.authorize import parses
+from kmsfs.keystore.finding import Finding
 from kmsfs.keystore.home import load_region, region_names
 from kmsfs.keystore.materials import KEY_LABEL_PREFIX
 from kmsfs.keystore.model import ImportState, KeyMetadata, Material, Origin, RegionConfig
@@ -20,16 +20,6 @@ from kmsfs.keystore.sealing import CREDENTIAL_KEY, IMPORT_KEY, sharing_key
 from kmsfs.keystore.snapshot import MaterialEntry
 
 _GONE = (ImportState.MISSING, ImportState.REMOVING, ImportState.DROPPING)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The outcome of one self check, with the remedy when it failed."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 def check_keystore(home: Path, service: Callable[[str], RegionService]) -> list[Finding]:

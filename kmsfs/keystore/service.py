@@ -14,8 +14,9 @@ from kmsfs.keystore import provision
 from kmsfs.keystore.administration import Administration
 from kmsfs.keystore.arn import ROOT, check_region
 from kmsfs.keystore.audit_verify import SegmentFinding
-from kmsfs.keystore.checks import Finding, check_keystore
+from kmsfs.keystore.checks import check_keystore
 from kmsfs.keystore.credentials import Credentials
+from kmsfs.keystore.finding import Finding
 from kmsfs.keystore.imports import Imports
 from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.permissions import Permissions

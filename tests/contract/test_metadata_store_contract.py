@@ -71,7 +71,7 @@ def material(material_id: str) -> Row:
     values: dict[str, Value] = {
         "region": US, "material_id": material_id, "key_id": "k1", "suite": 1, "created_at": 1,
         "uses_reserved": 2**32, "rotation_type": None, "expires_at": None, "import_state": None,
-        "description": None, "sealed": None,
+        "description": None, "sealed": None, "retirement": None,
     }  # fmt: skip
     return Row("materials", values, MAC)
 

@@ -4,7 +4,5 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile(
-    "fuzz", max_examples=int(os.environ.get("KMSFS_FUZZ_EXAMPLES", "300")), deadline=None
-)
+settings.register_profile("fuzz", max_examples=int(os.environ.get("KMSFS_FUZZ_EXAMPLES", "300")))
 settings.load_profile("fuzz")

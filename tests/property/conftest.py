@@ -2,5 +2,5 @@
 
 from hypothesis import settings
 
-settings.register_profile("property", max_examples=100, deadline=None)
+settings.register_profile("property", max_examples=100)
 settings.load_profile("property")

@@ -16,7 +16,7 @@ from kmsfs.cli.mounts import MountState, ask
 from kmsfs.cli.options import HELP_NAMES, json_option
 from kmsfs.cli.terminal import print_json, print_line
 from kmsfs.errors import KmsfsError
-from kmsfs.keystore.checks import Finding
+from kmsfs.keystore.finding import Finding
 from kmsfs.storage.mountinfo import kmsfs_mounts
 
 _LOW_SPACE: Final = 64 << 20  # metadata and log of a busy mount

@@ -28,6 +28,7 @@ from kmsfs.keystore.model import (
     Material,
     Origin,
     RegionConfig,
+    Retirement,
     RotationType,
 )
 from kmsfs.keystore.ports import ConflictError, Row
@@ -145,6 +146,7 @@ def test_a_key_of_every_kind_is_read_as_it_was_written(
         import_state=ImportState.MISSING,
         description="from the vault",
         sealed="c0ffee",
+        retirement=Retirement.RETIRING,
     )
     key = replace(
         ledger.snapshot.keys[KeyId("key-1")],
@@ -172,12 +174,12 @@ def test_usual_values_are_those_of_rows_that_do_not_have_them(ledger: Ledger) ->
     assert [name for row in rows for name, value in row.items() if value is None] == [
         *("deletion_at", "rotation_period_days", "next_rotation_at", "key_usage", "key_spec", "origin"),
         *("primary_region", "replica_regions", "former_regions", "deletion_days"),
-        *("rotation_type", "expires_at", "import_state", "description", "sealed"),
+        *("rotation_type", "expires_at", "import_state", "description", "sealed", "retirement"),
     ]
 
 
 def test_there_are_columns_of_five_tables(path: Path) -> None:
-    assert len(columns(path)) == 45
+    assert len(columns(path)) == 46
 
 
 TABLE_COLUMNS = [
@@ -188,7 +190,7 @@ TABLE_COLUMNS = [
         " rotation_period_days next_rotation_at key_usage key_spec origin primary_region replica_regions"
         " former_regions deletion_days mac",
         "materials": "region material_id key_id suite created_at uses_reserved rotation_type expires_at"
-        " import_state description sealed mac",
+        " import_state description sealed retirement mac",
         "aliases": "region name key_id created_at updated_at mac",
         "tags": "region tag_id tag_value mac",
     }.items()

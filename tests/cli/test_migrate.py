@@ -167,6 +167,7 @@ def test_cancelled(
 
 def test_two_at_once(home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]) -> None:
     await_done(home, filled, slow, 1)
+    slow.send_signal(signal.SIGSTOP)  # it must not be done before the others have come
     refused(home.run("migrate", filled, "--to-key", us_key), ExitCode.TREE_BUSY)
     refused(home.run("rewrap", filled), ExitCode.TREE_BUSY)
 

@@ -12,6 +12,7 @@ import pytest
 from testkit.home import ALIAS, KMSFS, Home, refused
 from testkit.mounting import Mount
 from testkit.tool_trees import slot_keys
+from testkit.waiting import await_true
 
 from kmsfs.cli.exitcodes import ExitCode
 
@@ -75,13 +76,15 @@ def start(home: Home, tree: Path, *more: str) -> subprocess.Popen[str]:
     return process
 
 
-def await_done(home: Home, tree: Path, process: subprocess.Popen[str], at_least: int) -> None:
-    """Wait until the journal says that so many files are done."""
-    while process.poll() is None:
-        done = home.run("migrate", tree, "--status", "--json")
-        if done.returncode == 0 and json.loads(done.stdout)["done"] >= at_least:
-            return
-    pytest.fail(f"ended too early: {process.communicate()}")
+def await_done(home: Home, process: subprocess.Popen[str]) -> None:
+    """Wait until the journal says that the first batch is done."""
+
+    def begun() -> bool:
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        journals = list((home.path / "migrations").rglob("journal.jsonl"))
+        return bool(journals) and b'"undone"' in journals[0].read_bytes()
+
+    await_true(begun)
 
 
 def test_plan_run_verify(home: Home, filled: Path, mounted: Mount, eu_key: str, us_key: str) -> None:
@@ -104,7 +107,7 @@ def test_plan_run_verify(home: Home, filled: Path, mounted: Mount, eu_key: str, 
 def test_killed_and_resumed(
     home: Home, filled: Path, mounted: Mount, eu_key: str, us_key: str, slow: subprocess.Popen[str]
 ) -> None:
-    await_done(home, filled, slow, 1)
+    await_done(home, slow)
     slow.kill()
     slow.communicate()
     mounted.start()
@@ -133,7 +136,7 @@ def test_killed_and_resumed(
 def test_paused_by_a_signal_and_by_command(
     home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]
 ) -> None:
-    await_done(home, filled, slow, 1)
+    await_done(home, slow)
     slow.send_signal(signal.SIGTERM)
     out, err = slow.communicate()
     assert (slow.returncode, out) == (ExitCode.STOPPED, "")
@@ -152,7 +155,8 @@ def test_paused_by_a_signal_and_by_command(
 def test_cancelled(
     home: Home, filled: Path, eu_key: str, us_key: str, slow: subprocess.Popen[str], mounted: Mount
 ) -> None:
-    await_done(home, filled, slow, 1)
+    await_done(home, slow)
+    slow.send_signal(signal.SIGSTOP)
     refused(home.run("migrate", filled, "--cancel"), ExitCode.TREE_BUSY)
     slow.kill()
     slow.communicate()
@@ -166,7 +170,7 @@ def test_cancelled(
 
 
 def test_two_at_once(home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]) -> None:
-    await_done(home, filled, slow, 1)
+    await_done(home, slow)
     slow.send_signal(signal.SIGSTOP)  # it must not be done before the others have come
     refused(home.run("migrate", filled, "--to-key", us_key), ExitCode.TREE_BUSY)
     refused(home.run("rewrap", filled), ExitCode.TREE_BUSY)
@@ -191,7 +195,7 @@ def test_refusals(home: Home, filled: Path, eu_key: str, us_key: str, tmp_path: 
 def test_another_migration_is_not_begun_over_an_open_one(
     home: Home, filled: Path, eu_key: str, us_key: str, slow: subprocess.Popen[str]
 ) -> None:
-    await_done(home, filled, slow, 1)
+    await_done(home, slow)
     slow.kill()
     slow.communicate()
     refused(home.run("migrate", filled, "--to-key", eu_key), ExitCode.USAGE)
@@ -231,7 +235,7 @@ def test_reencryption_killed_and_resumed(
     home: Home, filled: Path, mounted: Mount, us_key: str, tmp_path: Path
 ) -> None:
     process = start(home, filled, us_key, "--reencrypt")
-    await_done(home, filled, process, 1)
+    await_done(home, process)
     process.kill()
     process.communicate()
     refused_to = home.run("migrate", filled, "--to-key", us_key, "--reencrypt", "--dry-run")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-WAIT_S = 5.0  # what a change may take to reach a running process
+WAIT_S = 30.0  # no measurement: only an end for what never comes
 
 
 def await_true(holds: Callable[[], bool]) -> None:

@@ -48,11 +48,11 @@ def ask_about(path: Path) -> dict[str, Any]:
 
 
 def directory_place(directory: Path) -> DirectoryPlace:
-    """Where a directory of a tree is."""
+    """Where a directory of a tree is. A symlink stands for what it leads to, which may be in another mount."""
     from kmsfs.tree.inspect import find_root, inspect_path
 
-    entry = mount_holding(directory)
     path = directory.resolve()
+    entry = mount_holding(path)
     if not path.is_dir():
         raise NotATreeError(f"{directory} is no directory", hint="name a directory in a mount or in a tree")
     if entry is None:

@@ -131,6 +131,24 @@ def test_a_zone_whose_key_is_gone_refuses_new_files_only(mounted: Mount, other: 
     assert "token" in listed["problem"]
 
 
+def test_a_symlink_names_what_it_leads_to(mounted: Mount, other: str, mounter: Mounter, tmp_path: Path) -> None:
+    """Also out of one mount and into another: what stands at the link is none of that mount's business."""
+    home = mounted.home
+    home.ok("init", tmp_path / "tree2", "--key", first(home))
+    second = mounter(tree=tmp_path / "tree2", path=tmp_path / "mnt2")
+    (second.path / "us").mkdir()
+    for at, (link, target) in enumerate(
+        [(tmp_path / "link", second.path / "us"), (mounted.path / "link", second.path)]
+    ):
+        link.symlink_to(target)
+        home.ok("zone", "create", link, "--key", other)
+        assert home.json("zone", "list", mounted.path)["zones"] == []
+        assert home.json("zone", "list", link)["zones"][0] == {"path": ".", "key_arn": other, "problem": None}
+        assert len(home.json("zone", "list", second.path)["zones"]) == at + 1
+    home.ok("zone", "remove", mounted.path / "link")
+    assert [zone["path"] for zone in home.json("zone", "list", second.path)["zones"]] == ["us"]
+
+
 # --- mv -----------------------------------------------------------------------------------------
 def test_mv_between_zones_of_two_regions(mounted: Mount, other: str) -> None:
     """Files are renamed and get the other region's key; a directory is copied, and so does."""

@@ -1,8 +1,8 @@
 """A regular file on its way into another zone: under the keys of both while it moves, then under those of the new one.
 
 First slots for the new zone's keys are added, durably, in both header copies; that alone asks the HSMs, and if it fails
-nothing has changed. Then the file is renamed, then the old slots go. A stop at any point leaves a file that opens, with
-at most a slot too many.
+nothing has changed. Then the file is renamed, durably, then the old slots go. A stop at any point leaves a file that
+opens by the keys of the place where it is, with at most a slot too many.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Crossing:
         self._file: OpenFile | None = None  # held from when it is known to have a header
         self._old: tuple[bytes, ...] = ()
         self._new: tuple[bytes, ...] = ()
+        self._put: tuple[bytes, ...] = ()  # what the header was given here
         self._spare: ReadyKey | None = None  # what a file that was never written would have used
 
     def is_prepared(self) -> bool:
@@ -66,18 +67,22 @@ class Crossing:
         new = await self._volume.file_keys.rewrap(header, self._wanted, self._uid)
         if self._file.header is None or self._file.header.slots != header.slots:
             return  # a tool was faster: once more
-        self._old = self._old or header.slots
+        if header.slots != self._put:  # as it was, or as a tool has made it since
+            self._old = header.slots
         self._new = new
         others = tuple(blob for blob in self._old if blob not in new)
-        both = (*new, *others)[:MAX_SLOTS]
-        if both != header.slots:
-            put_slots(self._file, both)
+        self._put = (*new, *others)[:MAX_SLOTS]
+        if self._put != header.slots:
+            put_slots(self._file, self._put)
             await settle(self._file)
 
-    async def finish(self) -> None:
-        """The file has its new place: drop the old slots. What fails here is left to the next rewrap."""
+    async def finish(self, *, durable: bool) -> None:
+        """The file has its new place: drop the old slots, unless a power cut could still put it back to the old one.
+
+        What fails here is left to the next rewrap.
+        """
         self._give_back_spare()
-        await self._leave(self._new)
+        await self._leave(self._new if durable else ())
 
     async def cancel(self) -> None:
         """The file stays where it is: everything as it was."""
@@ -97,8 +102,10 @@ class Crossing:
             self._volume.file_keys.give_back(ready)
             return
         file.ready = ready
-        self._give_back_spare()
-        self._spare = old
+        if self._spare is None:
+            self._spare = old
+        else:  # one of a zone that has changed again
+            self._volume.file_keys.give_back(old)
 
     async def _leave(self, slots: tuple[bytes, ...]) -> None:
         """Let the file go with these slots, if they are not its already."""

@@ -2,7 +2,8 @@
 
 A directory that changes its parent first gets a record that names both parents, durably, then moves, then gets a record
 that names the new one: a stop at any point leaves a tree that reads (docs/format.md section 6). A file that goes into
-another zone is wrapped under that zone's keys as well, moves, and loses the old slots (crossings.py).
+another zone is wrapped under that zone's keys as well, moves, and loses the old slots once that is durable
+(crossings.py).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import trio
 from kmsfs.envelope.tree_key import entry_name
 from kmsfs.errors import KmsfsError
 from kmsfs.format.directory import NO_DIRECTORY, DirectoryRecord
-from kmsfs.storage import backing
+from kmsfs.storage import backing, durable
 from kmsfs.storage.backing import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from kmsfs.storage.lending import lent
 from kmsfs.tree.crossings import Crossing
 from kmsfs.tree.directories import write_sidecar
 from kmsfs.tree.namespace import Removal, set_aside
@@ -134,8 +136,21 @@ async def _rename(
     for move in moves:
         move.inode_moved()
         await trio.to_thread.run_sync(move.finish)
+    durable_names = await trio.to_thread.run_sync(_make_durable, source, target) if crossings else True
     for crossing in crossings:
-        await crossing.finish()
+        await crossing.finish(durable=durable_names)
+
+
+def _make_durable(source: Place, target: Place) -> bool:
+    """Make the names of both directories durable; False if that failed. Waits for the disk."""
+    try:
+        for place in (target, source):
+            with lent(place.fd, stat.S_IRUSR | stat.S_IXUSR):
+                durable.sync_directory(place.fd)
+    except OSError as error:
+        log.warning("a file that was moved keeps slots of two zones: %s", os.strerror(error.errno or 0))
+        return False
+    return True
 
 
 def _moves_directory(source: Place, target: Place, flags: int) -> bool:

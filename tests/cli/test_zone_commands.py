@@ -131,7 +131,9 @@ def test_a_zone_whose_key_is_gone_refuses_new_files_only(mounted: Mount, other: 
     assert "token" in listed["problem"]
 
 
-def test_a_symlink_names_what_it_leads_to(mounted: Mount, other: str, mounter: Mounter, tmp_path: Path) -> None:
+def test_a_symlink_names_what_it_leads_to(
+    mounted: Mount, other: str, mounter: Mounter, tmp_path: Path
+) -> None:
     """Also out of one mount and into another: what stands at the link is none of that mount's business."""
     home = mounted.home
     home.ok("init", tmp_path / "tree2", "--key", first(home))

@@ -3,7 +3,8 @@
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +17,8 @@ from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.storage import backing
 from kmsfs.storage.backing import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from kmsfs.storage.durable import TEMPORARY_PREFIX
+from kmsfs.tree.crossings import Crossing
 
 LONG = b"n" * 200  # its encrypted name stands in a sidecar
 
@@ -272,6 +275,90 @@ async def test_old_slots_that_cannot_be_dropped_do_not_fail_the_rename(
     assert "keeps slots of two zones" in caplog.text
     assert zones.slot_keys(b"us/f") == [us_key, eu_key]
     await zones.reopen()
+    assert await zones.get(b"us/f") == b"abc"
+
+
+async def test_a_refused_rename_of_an_unwritten_file_whose_new_zone_changed_twice(
+    zones: Posix, eu_key: KeyArn, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key that it had before is what it has again, not one of those in between."""
+
+    rename = backing.rename
+
+    def refuse(name: bytes, *arguments: object) -> None:
+        if not name.startswith(TEMPORARY_PREFIX):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(name, *arguments)  # type: ignore[arg-type]
+
+    others = [zones.keystore.create_key(region="us-east-1").arn for _ in range(2)]
+    real = Crossing.prepare
+
+    async def then_change(self: Crossing) -> None:
+        await real(self)
+        if others:
+            await zones.make_zone(b"us", others.pop())
+
+    handle = await zones.create(b"eu/f")
+    with monkeypatch.context() as patch:
+        patch.setattr(Crossing, "prepare", then_change)
+        patch.setattr(backing, "rename", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            await zones.rename(b"eu/f", b"us/f")
+    zones.write(handle, 0, b"abc")
+    zones.close(handle)
+    await still(zones, b"eu/f", b"abc", eu_key)
+
+
+@pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
+async def test_old_slots_go_when_the_new_names_are_durable(
+    zones: Posix, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    """Else a power cut could leave the file at its old place without a slot of that place's key."""
+    await zones.put(b"eu/f", b"abc")
+    await zones.put(b"us/f", b"def")
+    await zones.seal()
+    done = watched(monkeypatch)
+    await zones.rename(b"eu/f", b"us/f", flags)
+    after = done[done.index("rename") + 1 :]
+    directories = {f"sync {zones.backing(path).stat().st_ino}" for path in (b"eu", b"us")}
+    assert directories <= set(after[: after.index("write")])
+    assert zones.slot_keys(b"us/f") == [us_key]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is renamed, written into files, and made durable of directories, from now on and in that order."""
+    done: list[str] = []
+    rename, write, sync = backing.rename, os.pwrite, os.fsync
+
+    def noting(call: Callable[..., Any], what: Callable[[Any], str]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            done.append(what(arguments[0]))
+            return call(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(backing, "rename", noting(rename, lambda _: "rename"))
+    monkeypatch.setattr(os, "pwrite", noting(write, lambda _: "write"))
+    monkeypatch.setattr(os, "fsync", noting(sync, lambda fd: f"sync {os.fstat(fd).st_ino}"))
+    return done
+
+
+async def test_names_that_cannot_be_made_durable_keep_the_slots_of_both_places(
+    zones: Posix,
+    eu_key: KeyArn,
+    us_key: KeyArn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    await zones.put(b"eu/f", b"abc")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        await zones.rename(b"eu/f", b"us/f")
+    assert "keeps slots of two zones" in caplog.text
+    assert zones.slot_keys(b"us/f") == [us_key, eu_key]
     assert await zones.get(b"us/f") == b"abc"
 
 

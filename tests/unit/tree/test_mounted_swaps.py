@@ -10,11 +10,14 @@ import trio
 from testkit.posix import Posix
 
 from kmsfs.errors import FormatError, IntegrityError
+from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.storage import backing
+from kmsfs.tree import crossings
 from kmsfs.tree.mounted_swaps import MountedSwap, put_swaps
+from kmsfs.tree.open_file import OpenFile
 from kmsfs.tree.rekey import Rekeyer
 
 
@@ -158,6 +161,40 @@ async def test_a_file_that_is_written_between_the_halves(
     await posix.reopen()
     for name, content in zip(names, (b"xbc", b"xbc", b"abc"), strict=True):
         assert await posix.get(name) == content
+
+
+async def test_a_move_that_fails_after_all_leaves_what_the_tool_has_put(
+    posix: Posix, keystore: Keystore, eu_key: KeyArn, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a slot under old material could come back that the tool has told as gone."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    await posix.mkdir(b"us")
+    await posix.make_zone(b"us", us_key)
+    await posix.put(b"f", b"abc")
+    keystore.rotate_key(eu_key)
+    told: list[object] = []
+    settle = crossings.settle
+
+    async def put_meanwhile(file: OpenFile) -> bool:
+        settled = await settle(file)
+        if not told:
+            told.extend(await put(posix, order(posix, b"f", eu_key)))
+        return settled
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crossings, "settle", put_meanwhile)
+        patch.setattr(backing, "rename", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            await posix.rename(b"f", b"us/f")
+    assert told == ["done"]
+    current = keystore.resolve(eu_key).current_material_id
+    assert [[parse_blob_head(blob).material_id for blob in copy.slots] for copy in posix.copies(b"f")] == [
+        [current]
+    ] * 2
+    assert await posix.get(b"f") == b"abc"
 
 
 async def test_a_store_that_cannot_be_made_durable_keeps_the_old_headers(

@@ -147,7 +147,7 @@ class Files:
                 self._volume.file_keys.give_back(spare)
 
     def _wanted_keys(self, file: OpenFile) -> tuple[KeyArn, ...]:
-        return self._volume.wanted_keys(file.inode.parent or self._volume.inodes.root)
+        return self._volume.block.wanted_keys(self._volume.zone_of(file.inode))
 
     async def exchange_keys(self) -> None:
         """Give the open files that were never written data keys under what they are wanted under now."""

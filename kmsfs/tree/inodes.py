@@ -38,6 +38,7 @@ class Inode:
         "parent",
         "path_fd",
         "previewed",
+        "zone",
     )
 
     def __init__(self, number: int, key: Key, kind: int) -> None:
@@ -53,6 +54,7 @@ class Inode:
         self.ghost: os.stat_result | None = None  # attributes since the last name went
         self.bare = False  # known to have no extended attributes at all
         self.previewed = False  # the kernel was given the content of this small file
+        self.zone = ""  # the key of the zone that its last known place was in, once it has none
         self.path_fd = -1  # holds on to an object whose remaining names are not known
 
     def is_directory(self) -> bool:

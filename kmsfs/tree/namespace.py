@@ -264,10 +264,12 @@ class Removal:
     entry: bytes
     status: os.stat_result
     inode: Inode | None = field(init=False)
+    zone: str = field(init=False)
     link_file: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         inode = self.inode = self.volume.inodes.find(self.status)
+        self.zone = self.volume.zone(self.parent)
         if stat.S_ISLNK(self.status.st_mode) and self.status.st_size == INDIRECT_LINK_SIZE:
             self.link_file = symlinks.link_file(self.volume, self.parent, self.entry)
         if inode is None or not self._keeps_a_name():
@@ -281,6 +283,8 @@ class Removal:
         inode = self.inode
         if inode is not None:
             inode.displace(self.parent, self.entry)
+            if inode.parent is None:
+                inode.zone = self.zone
         if self._keeps_a_name():
             return
         if self.link_file is not None:

@@ -133,8 +133,8 @@ class Tree:
         if inode.is_directory():
             about = describe_directory(volume.directories.fd(inode), volume.block, volume.zone(inode))
         else:
-            zone = volume.zone(inode.parent or volume.inodes.root)
-            about = describe_file(volume.status(inode).st_mode, self._header(inode), volume.block, zone)
+            mode = volume.status(inode).st_mode
+            about = describe_file(mode, self._header(inode), volume.block, volume.zone_of(inode))
         return json.dumps(about | {"entry": entry}).encode()
 
     def key_of(self, inode: Inode) -> str:
@@ -145,7 +145,7 @@ class Tree:
         raw = self._header(inode)
         if raw:
             return parse_blob_head(newest_unverified(raw).slots[0]).key_arn
-        return volume.wanted_keys(inode.parent or volume.inodes.root)[0]
+        return volume.block.wanted_keys(volume.zone_of(inode))[0]
 
     def _header(self, inode: Inode) -> bytes:
         """The header of a regular file as it is stored; nothing for what has none."""

@@ -128,6 +128,10 @@ class Volume:
             at = at.parent
         return ""
 
+    def zone_of(self, inode: Inode) -> str:
+        """The same for what is no directory; without a known place that of its last one counts."""
+        return self.zone(inode.parent) if inode.parent is not None else inode.zone
+
     def gone(self, inode: Inode, status: os.stat_result) -> None:
         """The last name of ``inode`` was removed; ``status`` is from just before."""
         inode.ghost = _without_links(status)

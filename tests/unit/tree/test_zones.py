@@ -12,6 +12,7 @@ import trio.testing
 from testkit.posix import Posix
 
 from kmsfs.errors import InvalidRequestError, KeyDisabledError, KeyNotFoundError, KmsfsError
+from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.directory import DirectoryRecord
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
@@ -175,3 +176,29 @@ async def test_the_key_of_files_and_directories(posix: Posix, eu_key: KeyArn, us
         with pytest.raises(PermissionError):
             posix.tree.xattrs.remove(posix.find(b"f"), name)
     assert posix.tree.xattrs.list(posix.find(b"f")) == []
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "with its directory"])
+async def test_a_file_without_a_name_stays_in_its_zone(posix: Posix, us_key: KeyArn, how: str) -> None:
+    """What a program keeps in a file that it has removed is not to be under another region's key either."""
+    for path in (b"zone", b"zone/d"):
+        await posix.mkdir(path)
+    await posix.make_zone(b"zone", us_key)
+    handle = await posix.create(b"zone/d/f")
+    inode = posix.find(b"zone/d/f")
+    if how == "replaced":
+        await posix.put(b"zone/g", b"other")
+        await posix.rename(b"zone/g", b"zone/d/f")
+    else:
+        posix.unlink(b"zone/d/f")
+    if how == "with its directory":
+        posix.rmdir(b"zone/d")
+        posix.rmdir(b"zone")
+    await posix.tree.files.exchange_keys()  # as from time to time
+    assert posix.tree.key_of(inode) == us_key
+    assert json.loads(posix.tree.info(inode))["zone"] == us_key
+    posix.write(handle, 0, b"abc")
+    assert inode.file is not None
+    assert inode.file.header is not None
+    assert [parse_blob_head(blob).key_arn for blob in inode.file.header.slots] == [us_key]
+    posix.close(handle)

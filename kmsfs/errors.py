@@ -5,6 +5,8 @@ and a test walks every leaf of this hierarchy through all of them. A message nam
 never carries a key, a PIN or a clear file name; ``hint`` is the next step for a person.
 """
 
+from typing import Self
+
 
 class KmsfsError(Exception):
     """Base of all errors that kmsfs raises on purpose."""
@@ -12,6 +14,10 @@ class KmsfsError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+    def about(self, kind: str, name: str) -> Self:
+        """Return the same error with a message that begins with what it is about, unless that is in it already."""
+        return self if name in str(self) else type(self)(f"{kind} {name}: {self}", hint=self.hint)
 
 
 # --- bytes on disk ------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def guarded(handler: _F) -> _F:
         except pyfuse3.FUSEError:
             raise
         except errors.KmsfsError as error:
-            log.error("%s: %s", handler.__name__, error)
+            hint = f"; hint: {error.hint}" if error.hint else ""
+            log.error("%s: %s%s", handler.__name__, error, hint)
             raise pyfuse3.FUSEError(errno_of(error)) from None
         except Exception as error:
             # The traceback shows code, never values; the message could, so only its type is logged.

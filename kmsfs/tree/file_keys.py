@@ -15,7 +15,13 @@ import trio
 import trio.lowlevel
 
 from kmsfs.crypto.kdf import equal
-from kmsfs.envelope.file_key import OpenedHeader, derive_file_keys, gravest, open_header
+from kmsfs.envelope.file_key import (
+    OpenedHeader,
+    derive_file_keys,
+    gravest,
+    newest_unverified,
+    open_header,
+)
 from kmsfs.errors import (
     FormatError,
     IntegrityError,
@@ -70,7 +76,7 @@ class FileKeys:
             ready = await self._run(pool.callees(), pool.take) if not len(pool) else pool.take()
         except KmsfsError as error:
             self._count(uid, CREATE_FILE, wanted[0], type(error).__name__)
-            raise
+            raise error.about("key", wanted[0]) from None
         self._count(uid, CREATE_FILE, wanted[0])
         if pool.low:
             self._fill_wanted.set()
@@ -132,13 +138,13 @@ class FileKeys:
             except FormatError:  # another slot has opened it
                 continue
             except KmsfsError as error:
-                problems.append((error, key_arn))
+                problems.append((error.about("key", key_arn), key_arn))
             else:
                 self._count(uid, OPEN_FILE, key_arn)
                 return
         problem, key_arn = problems[0]
         self._count(uid, OPEN_FILE, key_arn, type(problem).__name__)
-        raise problem
+        raise problem.about("file", header.file_id.hex())
 
     async def open(self, raw: bytes, uid: int) -> OpenedHeader:
         """Authenticate a file's header. No checkpoint when the data key is cached or the HSM is fast."""
@@ -148,7 +154,7 @@ class FileKeys:
         except KmsfsError as error:
             if tried:
                 self._count(uid, OPEN_FILE, tried[-1], type(error).__name__)
-            raise
+            raise _about_file(error, raw) from None
         self._count(uid, OPEN_FILE, tried[-1])
         self.serving = tried[-1]
         return opened
@@ -181,7 +187,7 @@ class FileKeys:
                 )
                 continue
             except KmsfsError as error:
-                problems.append(error)
+                problems.append(error.about("key", key_arn))
                 continue
             cached = self._cache.peek(blob, context)
             if cached is None:
@@ -212,7 +218,7 @@ class FileKeys:
             slots = call() if fast else await trio.to_thread.run_sync(call, limiter=self._lane)
         except KmsfsError as error:
             self._count(uid, MOVE_FILE, wanted[0], type(error).__name__)
-            raise
+            raise error.about("file", header.file_id.hex()) from None
         self._count(uid, MOVE_FILE, wanted[0])
         return slots
 
@@ -354,6 +360,14 @@ class FileKeys:
                 pool.weed()
                 if pool.low:
                     self._fill_wanted.set()
+
+
+def _about_file(error: KmsfsError, raw: bytes) -> KmsfsError:
+    """The same error, naming the file as far as its header can be parsed."""
+    try:
+        return error.about("file", newest_unverified(raw).file_id.hex())
+    except (FormatError, IntegrityError):
+        return error
 
 
 class _SlowHsmError(Exception):

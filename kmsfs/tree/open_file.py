@@ -128,9 +128,13 @@ class OpenFile:
                 if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # overlayfs, NFS, FUSE cannot tell
                     raise
                 return None
-        if len(sealed) < count:
-            raise IntegrityError("file is cut off")
-        plain = self.cipher.open(first, sealed, self.holes)
+        try:
+            if len(sealed) < count:
+                raise IntegrityError("a chunk is cut off")
+            plain = self.cipher.open(first, sealed, self.holes)
+        except IntegrityError as error:
+            assert self.header is not None  # noqa: S101 - an empty file is not read
+            raise error.about("file", self.header.file_id.hex()) from None
         skip = offset - first * self.chunk_size
         if skip or len(plain) != end - offset:
             return memoryview(plain)[skip : skip + end - offset]

@@ -123,6 +123,11 @@ def test_a_zone_whose_key_is_gone_refuses_new_files_only(mounted: Mount, other: 
     with pytest.raises(OSError, match="Key has been revoked"):
         (mounted.path / "f").rename(zone / "g")
     assert (mounted.path / "f").read_text() == "abc"
+    logged = mounted.log.read_text()
+    moved = mounted.home.json("info", mounted.path / "f")["file_id"]
+    because = f"key {other} is disabled; hint: enable it first: kmsfs key enable {other}"
+    assert f"create: {because}" in logged
+    assert f"rename: file {moved}: {because}" in logged
     (listed,) = mounted.home.json("zone", "list", mounted.path)["zones"]
     assert "is disabled" in listed["problem"]
     away = mounted.home.copy_to(tmp_path / "away")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,6 +197,7 @@ def test_a_damaged_chunk_costs_itself_alone(damaged: Mount, name: str) -> None:
         else:
             assert read_at(path, index * CHUNK) == CONTENT[index * CHUNK :][:CHUNK]
     assert failure(path.read_bytes) == "EIO"
+    assert f"read: file {file_id(damaged, name)}: chunk 2 does not verify" in damaged.log.read_text()
     with path.open("r+b", buffering=0) as file:
         for index in lost:
             os.pwrite(file.fileno(), b"n" * CHUNK, index * CHUNK)
@@ -416,6 +418,9 @@ def test_a_token_that_is_taken_away(mounted: Mount, tmp_path: Path) -> None:
     listed = subprocess.run(["ls", "-l", mounted.path], check=True, capture_output=True, text=True)
     assert listed.stderr == ""
     assert len(listed.stdout.splitlines()) == 3
+    logged = mounted.log.read_text()
+    for name in ("seen", "unseen"):
+        assert re.search(rf"open: file {file_id(mounted, name)}: key arn:\S+: token .*; hint: ", logged)
     (mounted.path / "seen").rename(mounted.path / "renamed")
     (tmp_path / "away").rename(tokens)
     for name in ("renamed", "unseen"):
@@ -434,6 +439,7 @@ def test_a_key_that_another_process_disables(mounted: Mount) -> None:
         eventually(lambda: opening(path), "EKEYREVOKED")
         assert path.stat().st_size == len(CONTENT)
         assert os.listdir(mounted.path) == ["file"]
+        assert f"open: file {file_id(mounted, 'file')}: key " in mounted.log.read_text()
         mounted.home.ok("key", "enable", ALIAS)
         eventually(lambda: opening(path), "ok")
         assert path.read_bytes() == CONTENT

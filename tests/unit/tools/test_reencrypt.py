@@ -304,7 +304,7 @@ async def test_a_damaged_file_is_left_and_listed(
     path.write_bytes(spoiled)
     result = reencrypt(keystore, store, us_key, marks)
     assert [(failure.path, failure.reason) for failure in result.failures] == [
-        (os.fsencode(path.relative_to(store)), "chunk 1 does not verify")
+        (os.fsencode(path.relative_to(store)), f"file {good[32:64].hex()}: chunk 1 does not verify")
     ]
     assert (result.done, result.complete) == (4, False)
     assert path.read_bytes() == spoiled

@@ -89,7 +89,8 @@ async def test_the_tree_opens_by_its_replica(both: Posix, gone: Gone, eu_key: Ke
     assert await both.get(b"f") == b"ABC"
     with pytest.raises((KeyDisabledError, TokenNotFoundError)) as caught:
         await both.put(b"new", b"n")
-    assert str(caught.value) == both.tree.about()["unusable_keys"][eu_key]
+    assert str(caught.value).endswith(both.tree.about()["unusable_keys"][eu_key])
+    assert eu_key in str(caught.value)
     assert not both.exists(b"new")
     put_back()
     both.keystore.measure_again()

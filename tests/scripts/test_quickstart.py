@@ -1,6 +1,7 @@
 """quickstart ends with a mounted directory, and a second run finds nothing to do."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from testkit.leftovers import mounts_below
+from testkit.waiting import await_true
 
 ROOT = Path(__file__).parents[2]
 KMSFS = Path(sys.executable).with_name("kmsfs")
@@ -22,17 +24,21 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(home: Path, *argv: str | Path) -> str:
+    done = attempt(home, *argv)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def attempt(home: Path, *argv: str | Path) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("KMSFS_", "XDG_"))}
-    done = subprocess.run(
+    return subprocess.run(
         argv,
         cwd=home,
-        env={**clean, "HOME": str(home)},
+        env={**clean, "HOME": str(home), "PATH": f"{KMSFS.parent}:{clean['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def state(home: Path) -> tuple[set[str], str, str]:
@@ -76,3 +82,18 @@ def test_mount_of_a_dead_daemon_is_replaced(home: Path) -> None:
     again = run(home, ROOT / "scripts" / "quickstart")
     assert "removed the mount of a daemon that is gone" in again
     assert len(mounts_below(home)) == 1
+
+
+def test_the_five_minutes_of_the_readme(home: Path) -> None:
+    """Every line as it stands there; what is refused for a while is so within seconds, and no longer."""
+    run(home, ROOT / "scripts" / "quickstart")
+    section = (ROOT / "README.md").read_text().split("## Five minutes\n")[1].split("\n## ")[0]
+    commands = re.findall(r"^    (?!PATH)(.+)$", section, re.MULTILINE)
+    assert len(commands) > 15
+    for command in commands:
+        refusal = re.search(r'# "(.+)"$', command)
+        if refusal is None:
+            run(home, "bash", "-c", command)
+            continue
+        await_true(lambda line=command, said=refusal[1]: said in attempt(home, "bash", "-c", line).stderr)  # type: ignore[misc]
+    assert mounts_below(home) == set()

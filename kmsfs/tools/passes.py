@@ -139,6 +139,9 @@ class Pass:
         self._targets = KnownTargets(runner)
         self._batch: list[Job] = []
         self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
+        self._decided: dict[
+            tuple[int, int], Wanted
+        ] = {}  # what their first names want: those may be in two zones
         self.tally = Tally()
 
     def run(self, walk: Walk, starts: Sequence[bytes] = (b"",)) -> Tally:
@@ -185,11 +188,12 @@ class Pass:
         status = os.fstat(fd)
         self.tally.files += 1
         self.tally.bytes += status.st_size
-        if not raw or is_current(raw, self._targets.of(found.wanted)):  # a file never written has no header
-            self.tally.current += 1
+        key = (status.st_dev, status.st_ino)
+        wanted = found.wanted if status.st_nlink == 1 else self._decided.setdefault(key, found.wanted)
+        if not raw or wanted != found.wanted or is_current(raw, self._targets.of(wanted)):
+            self.tally.current += 1  # also a file that was never written, which has no header
             return False
         if status.st_nlink > 1:
-            key = (status.st_dev, status.st_ino)
             if key in self._linked:
                 return False  # under another name in this batch
             self._linked.add(key)

@@ -28,16 +28,21 @@ async def store(keystore: Keystore, store: Path) -> Path:
 
 
 def run(
-    keystore: Keystore, store: Path, *wanted: KeyArn, notes: Notes | None = None, touch: bool = False
+    keystore: Keystore,
+    store: Path,
+    *wanted: KeyArn,
+    notes: Notes | None = None,
+    touch: bool = False,
+    zones: bool = False,
 ) -> Tally:
-    """One pass with every file under ``wanted``."""
+    """One pass with every file under ``wanted``; with ``zones``, those of a zone under its key instead."""
     with UnmountedTree(keystore, store, touch=touch) as tree:
         runner = InProcess(Rekeyer(keystore, tree.block.tree_id))
         one = Pass(tree, runner, notes or Notes(), lambda tally: None)
         walk = Walk(
             tree.root_fd,
             tree.keys,
-            lambda zone: wanted,
+            lambda zone: (KeyArn(zone),) if zones and zone else wanted,
             on_directory=lambda found: None,
             on_problem=one.fail,
         )
@@ -190,3 +195,23 @@ async def test_a_tree_is_worked_on_alone(keystore: Keystore, store: Path, us_key
     os.close(held)
     os.close(root)
     assert run(keystore, store, us_key).failures == []
+
+
+async def test_a_file_with_names_in_two_zones_is_settled_by_one_pass(
+    keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    """Linked before the zones were made. One of its names decides, and not one after the other."""
+    other = keystore.create_key(region="us-east-1").arn
+    async with opened(keystore, store) as posix:
+        for directory in (b"one", b"two"):
+            await posix.mkdir(directory)
+        await posix.put(b"one/f", b"abc")
+        await posix.link(b"one/f", b"two/f")
+        for directory, key in [(b"one", us_key), (b"two", other)]:
+            await posix.make_zone(directory, key)
+    first = run(keystore, store, eu_key, zones=True)
+    assert (first.done, first.failures) == (1, [])
+    again = run(keystore, store, eu_key, zones=True)
+    assert (again.stale, again.files) == (0, first.files)
+    async with opened(keystore, store) as posix:
+        assert posix.slot_keys(b"one/f") in ([us_key], [other])

@@ -50,6 +50,7 @@ _T = TypeVar("_T")
 OPEN_FILE: Final = "kmsfs:OpenFile"
 CREATE_FILE: Final = "kmsfs:CreateFile"
 MOVE_FILE: Final = "kmsfs:MoveFile"
+CREATE_ZONE: Final = "kmsfs:CreateZone"
 _FILL_STEP = 16  # keys made between two checkpoints: under a millisecond on a fast HSM
 
 
@@ -69,25 +70,37 @@ class FileKeys:
         self._fill_wanted = trio.Event()
         self._uses: dict[tuple[int, str, KeyArn, str], int] = {}  # by user, action, key and result
 
-    async def take(self, wanted: tuple[KeyArn, ...], uid: int) -> ReadyKey:
+    def serve_under(self, key_arns: Sequence[KeyArn]) -> None:
+        """The tree is under other keys: until the next file is opened, the nearest of them serves."""
+        serving = {
+            self._keystore.serving_key(key_arn): self._keystore.distance(key_arn) for key_arn in key_arns
+        }
+        if self.serving not in serving:
+            self.serving = min(serving, key=serving.__getitem__)
+
+    async def take(self, wanted: tuple[KeyArn, ...], uid: int, action: str = CREATE_FILE) -> ReadyKey:
         """A data key for a new file. No checkpoint as long as the pool has one or the HSMs are fast."""
         pool = self.pool(wanted)
         try:
             ready = await self._run(pool.callees(), pool.take) if not len(pool) else pool.take()
         except KmsfsError as error:
-            self._count(uid, CREATE_FILE, wanted[0], type(error).__name__)
+            self._count(uid, action, wanted[0], type(error).__name__)
             raise error.about("key", wanted[0]) from None
-        self._count(uid, CREATE_FILE, wanted[0])
+        self._count(uid, action, wanted[0])
         if pool.low:
             self._fill_wanted.set()
         return ready
 
     async def require(self, wanted: tuple[KeyArn, ...], uid: int) -> None:
-        """Raise unless files can be made under these keys now, and opened again."""
+        """Raise unless files can be made under these keys of a new zone now, and opened again."""
         if self._keystore.resolve(wanted[0]).arn != wanted[0]:
             raise InvalidRequestError(f"{wanted[0]} is not the ARN of a key")
-        self._keystore.check_usable(wanted[0], pairs=aad.files_context(self._tree_id))
-        self.give_back(await self.take(wanted, uid))
+        try:
+            self._keystore.check_usable(wanted[0], pairs=aad.files_context(self._tree_id))
+        except KmsfsError as error:
+            self._count(uid, CREATE_ZONE, wanted[0], type(error).__name__)
+            raise
+        self.give_back(await self.take(wanted, uid, CREATE_ZONE))
 
     def pool(self, wanted: tuple[KeyArn, ...]) -> DataKeyPool:
         """The pool of a zone's CMK and the replicas'."""

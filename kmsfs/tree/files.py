@@ -159,7 +159,7 @@ class Files:
         while True:
             await trio.sleep(interval_s)
             for file in self._unwritten():
-                with suppress(KmsfsError):  # it is tried again
+                with suppress(KmsfsError, OSError):  # it is tried again
                     await self._exchange_key(file)
 
     def _unwritten(self) -> set[OpenFile]:

@@ -96,6 +96,7 @@ class Tree:
             volume.block = block
             self.file_keys.forget_pools()
         await trio.to_thread.run_sync(self._keystore.measure, block.key_arns)
+        self.file_keys.serve_under(block.key_arns)
         if not self.options.read_only:
             self.file_keys.pool(volume.wanted_keys(volume.inodes.root))
         await self.files.exchange_keys()

@@ -52,6 +52,9 @@ async def set_zone(tree: Tree, entries: Sequence[bytes], key_arn: str) -> None:
             fd = os.dup(volume.directories.fd(inode))
             try:
                 await trio.to_thread.run_sync(volume.directories.replace_record, fd, changed)
+            except OSError:
+                inode.directory = None  # the old one or the new one: it is read again
+                raise
             finally:
                 os.close(fd)
             inode.directory = changed

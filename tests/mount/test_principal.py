@@ -16,6 +16,7 @@ from kmsfs.keystore.service import Keystore
 ROOT = "arn:aws:iam::000000000000:root"
 ALICE = "arn:aws:iam::000000000000:user/alice"
 READ, BOTH = ["kms:Decrypt"], ["kms:Decrypt", "kms:GenerateDataKey"]
+OTHER = "us-east-1"
 AS_ALICE = ("-o", "principal=alice")
 
 
@@ -63,6 +64,55 @@ def test_a_principal_without_rights_does_not_mount(
         refused(home.run("mount", mount.tree, mount.path, "-o", options), 2)
     let(BOTH)
     mount.start(*AS_ALICE)
+
+
+def test_the_keys_of_replicas_are_asked_about_as_well(
+    home: Home, mounter: Mounter, let: Callable[[list[str]], None]
+) -> None:
+    mount = mounter(start=False)
+    mount.expect_log("is not authorized to perform")
+    home.ok("region", "add", OTHER)
+    other = home.json("key", "create", "--region", OTHER)["Arn"]
+    home.ok("replicate", mount.tree, "--to-key", other)
+    let(BOTH)
+    said = refused(home.run("mount", mount.tree, mount.path, *AS_ALICE), 8)
+    assert "kms:Encrypt" in said
+    assert other in said
+    let([*BOTH, "kms:Encrypt"])
+    mount.start(*AS_ALICE)
+    (mount.path / "file").write_bytes(b"content")
+    assert [slot["region"] for slot in home.json("info", mount.path / "file")["slots"]] == [REGION, OTHER]
+    mount.unmount()
+    let(READ)
+    mount.start("-o", "ro,principal=alice")
+
+
+def test_a_move_into_another_zone_has_its_own_permission(
+    home: Home, mounter: Mounter, let: Callable[[list[str]], None]
+) -> None:
+    mount = mounter(start=False)
+    mount.expect_log("is not authorized to perform")
+    home.ok("region", "add", OTHER)
+    other = home.json("key", "create", "--region", OTHER)["Arn"]
+    let(BOTH)
+    mount.start(*AS_ALICE)
+    file, zone = mount.path / "file", mount.path / "zone"
+    zone.mkdir()
+    home.ok("zone", "create", zone, "--key", other)
+    file.write_bytes(b"content")
+
+    def moving() -> str:
+        try:
+            file.rename(zone / "file")
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        return "ok"
+
+    assert moving() == "EACCES"
+    assert file.read_bytes() == b"content"
+    let([*BOTH, "kms:ReEncryptTo"])
+    eventually(moving, "ok")
+    assert [slot["key_arn"] for slot in home.json("info", zone / "file")["slots"]] == [other]
 
 
 def test_reading_needs_only_to_decrypt(mounter: Mounter, let: Callable[[list[str]], None]) -> None:

@@ -87,12 +87,14 @@ def _serve(home: Path, plan: MountPlan, announce: Callable[[], None]) -> None:
 
 
 def _require_creation(keystore: "Keystore", block: "Superblock") -> None:
-    """Refuse a principal who may not make data keys for the tree's files. To open them is asked with the tree key."""
+    """Refuse a principal who may not wrap data keys under the tree's keys. To open files is asked with the tree key."""
     from kmsfs.format.aad import files_context
 
-    try:
-        keystore.require_permission(block.default_key_arn, "GenerateDataKey", files_context(block.tree_id))
-    except AccessDeniedError:
-        raise
-    except KmsfsError as error:  # a key that is not there now stops no mount that another slot opens
-        _log.info("key %s: %s", block.default_key_arn, error)
+    for key_arn in block.key_arns:
+        action = "GenerateDataKey" if key_arn == block.default_key_arn else "Encrypt"
+        try:
+            keystore.require_permission(key_arn, action, files_context(block.tree_id))
+        except AccessDeniedError:
+            raise
+        except KmsfsError as error:  # a key that is not there now stops no mount that another slot opens
+            _log.info("key %s: %s", key_arn, error)

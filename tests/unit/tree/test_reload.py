@@ -32,6 +32,17 @@ async def test_new_files_are_under_the_keys_of_the_superblock(
         assert posix.tree.about()["key_arn"] == wanted[0]
 
 
+async def test_a_key_that_the_tree_has_no_more_does_not_serve(
+    posix: Posix, keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    """Also before the next file is opened."""
+    for wanted, serving in [((eu_key, us_key), eu_key), ((us_key, eu_key), eu_key), ((us_key,), us_key)]:
+        declare(keystore, store, *wanted)
+        await posix.tree.reload()
+        about = posix.tree.about()
+        assert (about["serving_key_arn"], about["serving_region"]) == (serving, serving.split(":")[3])
+
+
 async def test_pools_that_are_not_wanted_any_more_are_dropped(
     posix: Posix, keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
 ) -> None:

@@ -85,6 +85,34 @@ async def test_a_key_that_nothing_can_be_made_under_makes_no_zone(
     assert posix.slot_keys(b"zone/f") == [eu_key]
 
 
+async def test_making_a_zone_is_recorded_as_that(posix: Posix, keystore: Keystore, us_key: KeyArn) -> None:
+    """And not as a file that nobody has made."""
+    await posix.make_zone(b"", us_key)
+    keystore.disable_key(us_key)
+    with pytest.raises(KeyDisabledError):
+        await posix.make_zone(b"", us_key)
+    uses = {(action, key, result) for _, action, key, result in posix.tree.file_keys._uses}
+    assert uses == {("kmsfs:CreateZone", us_key, result) for result in ("ok", "KeyDisabledError")}
+
+
+async def test_a_record_that_was_replaced_in_part_counts_as_it_stands(
+    posix: Posix, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk failed when the new record was there: the mount says what the next one will."""
+
+    def lost(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    await posix.mkdir(b"zone")
+    with monkeypatch.context() as patch:
+        patch.setattr("kmsfs.storage.durable.sync_directory", lost)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            await posix.make_zone(b"zone", us_key)
+    assert [zone.key_arn for zone in zones_below(posix.path)] == [us_key]
+    await posix.put(b"zone/f", b"abc")
+    assert posix.slot_keys(b"zone/f") == [us_key]
+
+
 async def test_only_directories_are_zones(posix: Posix, us_key: KeyArn) -> None:
     await posix.put(b"f", b"abc")
     with pytest.raises(NotADirectoryError):

@@ -31,6 +31,7 @@ _EXTENT_SIZE = 12
 _EXTENTS_AT = _FIXED.size
 _SLOTS_AT = _EXTENTS_AT + MAX_EXTENTS * _EXTENT_SIZE
 _MAC_AT = HEADER_COPY_SIZE - MAC_SIZE
+_NO_SLOTS = bytes(MAX_SLOTS * _SLOT.size)
 _NO_EXTENTS = bytes(MAX_EXTENTS * _EXTENT_SIZE)
 _RESERVED = bytes(_MAC_AT - _SLOTS_AT - MAX_SLOTS * _SLOT.size)
 
@@ -178,12 +179,14 @@ def _parse_slots(raw: bytes, count: int) -> tuple[bytes, ...]:
     if not 1 <= count <= MAX_SLOTS:
         raise FormatError(f"file header has {count} slots, expected 1 to {MAX_SLOTS}")
     slots = []
-    for number in range(MAX_SLOTS):
+    for number in range(count):
         length, blob = _SLOT.unpack_from(raw, _SLOTS_AT + number * _SLOT.size)
-        if (number < count) != (length > 0) or length > MAX_BLOB or blob[length:].strip(b"\0"):
+        if not 0 < length <= MAX_BLOB or blob[length:] != _NO_SLOTS[length:MAX_BLOB]:
             raise FormatError(f"slot {number} of the file header is malformed")
-        if number < count:
-            slots.append(blob[:length])
+        slots.append(blob[:length])
+    used = count * _SLOT.size
+    if raw[_SLOTS_AT + used : _SLOTS_AT + len(_NO_SLOTS)] != _NO_SLOTS[used:]:
+        raise FormatError(f"file header has {count} slots and bytes in others")
     return tuple(slots)
 
 

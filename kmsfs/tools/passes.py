@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kmsfs.errors import KmsfsError
 from kmsfs.format.layout import HEADER_SIZE
@@ -31,8 +31,7 @@ class Outcome(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A file with a stale header. ``fd`` belongs to the pass."""
 
     path: bytes
@@ -41,8 +40,7 @@ class Job:
     wanted: Wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """A job and the header that it is to get."""
 
     job: Job

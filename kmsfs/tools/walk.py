@@ -10,7 +10,7 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kmsfs.envelope.tree_key import LONG_PREFIX
 from kmsfs.errors import FormatError, IntegrityError
@@ -36,8 +36,7 @@ class FoundDirectory:
     record: DirectoryRecord
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(NamedTuple):
     """A regular file; ``dir_fd`` is good until the walk goes on."""
 
     path: bytes
@@ -170,10 +169,10 @@ class Walk:
                 if not is_entry(name) or self._is_foreign(name, level):
                     continue
                 with suppress(FileNotFoundError):
-                    if entry.is_dir(follow_symlinks=False):
-                        level.children.append(name)
-                    elif entry.is_file(follow_symlinks=False):
+                    if entry.is_file(follow_symlinks=False):
                         yield FoundFile(join(level.path, name), name, level.fd, wanted)
+                    elif entry.is_dir(follow_symlinks=False):
+                        level.children.append(name)
 
 
 def join(directory: bytes, name: bytes) -> bytes:

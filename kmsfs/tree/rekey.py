@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kmsfs.envelope.file_key import gravest, next_header, open_header, seal_header, with_new_slots
 from kmsfs.errors import FormatError, IntegrityError, InvalidCiphertextError, KmsfsError
@@ -43,8 +43,7 @@ class Target:
 Targets = tuple[Target, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(NamedTuple):
     """A header copy to put in place of the one of ``generation``, which stands in copy ``newest_copy``."""
 
     file_id: FileId
@@ -63,8 +62,7 @@ class TargetError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Plain:
+class _Plain(NamedTuple):
     """A job whose two header copies are alike."""
 
     number: int
@@ -81,13 +79,13 @@ class _Opened:
     plain: _Plain
     data_key: bytes = field(repr=False)
     context: dict[str, str]
-    slots: dict[Target, bytes] = field(default_factory=dict)
+    slots: dict[bytes, bytes] = field(default_factory=dict)  # by what they begin with: a target's prefix
 
     def swap(self) -> Swap:
         """The header with the new slots. IntegrityError if the old one is not authentic."""
         plain, header = self.plain, self.plain.header
         sealed = with_new_slots(
-            plain.copy, header, self.data_key, [self.slots[target] for target in plain.targets]
+            plain.copy, header, self.data_key, [self.slots[target.prefix] for target in plain.targets]
         )
         new = tuple(target.head for target in plain.targets)
         return Swap(header.file_id, header.generation, 0, sealed, plain.heads, new)
@@ -148,22 +146,22 @@ class Rekeyer:
 
     def _wrap_missing(self, opened: Sequence[_Opened]) -> None:
         """Wrap the data keys under the targets that their files have no current slot of, target by target."""
-        missing: dict[Target, list[_Opened]] = {}
+        missing: dict[bytes, tuple[Target, list[_Opened]]] = {}
         for item in opened:
             for target in item.plain.targets:
                 kept = _slot_of(item.plain.header, target)
                 if kept is None:
-                    missing.setdefault(target, []).append(item)
+                    missing.setdefault(target.prefix, (target, []))[1].append(item)
                 else:
-                    item.slots[target] = kept
-        for target, items in missing.items():
+                    item.slots[target.prefix] = kept
+        for target, items in missing.values():
             data_keys, contexts = [item.data_key for item in items], [item.context for item in items]
             try:
                 made = self._keystore.wrap_data_keys(target.key_arn, data_keys, contexts, "ReEncryptTo")
             except KmsfsError as error:
                 raise TargetError(error) from error
             for item, result in zip(items, made, strict=True):
-                item.slots[target] = result.blob
+                item.slots[target.prefix] = result.blob
 
     def swap(self, raw: bytes, targets: Targets) -> Swap | None:
         """What makes a file's 2,048 header bytes current, or None if they are.
@@ -222,7 +220,10 @@ class Rekeyer:
 
 
 def _slot_of(header: FileHeader, target: Target) -> bytes | None:
-    return next((blob for blob in header.slots if blob.startswith(target.prefix)), None)
+    for blob in header.slots:
+        if blob.startswith(target.prefix):
+            return blob
+    return None
 
 
 def is_current(raw: bytes, targets: Targets) -> bool:

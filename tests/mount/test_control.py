@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +225,7 @@ def test_the_keys_of_a_mounted_tree_change(mounted: Mount) -> None:
             assert swap is not None
             job = Job(stored.name.encode(), file.fileno(), raw, block.key_arns)
             assert tree.swap([Planned(job, swap)] * 2, touch=False) == [Outcome.DONE, Outcome.CHANGED]
-            stranger = Planned(replace(job, path=b"nothing"), swap)
+            stranger = Planned(job._replace(path=b"nothing"), swap)
             assert tree.swap([stranger], touch=False) == [Outcome.GONE]
     assert keys_of(mounted.path / "f") == [slot, other]
     assert (mounted.path / "f").read_text() == "abc"

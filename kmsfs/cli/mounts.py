@@ -56,7 +56,11 @@ class MountStatus:
 
 
 def ask(entry: MountEntry) -> MountStatus:
-    """Ask a mount for its status, for a few seconds at most."""
+    """Ask a mount for its status, for a few seconds at most.
+
+    Who may mount for others could say anything: that is believed only of a mount of this user, of root's, or of one
+    whose user owns the tree.
+    """
     answers: list[bytes | OSError] = []
 
     def read() -> None:
@@ -75,7 +79,31 @@ def ask(entry: MountEntry) -> MountStatus:
     if isinstance(answer, OSError):
         dead = answer.errno in (errno.ENOTCONN, errno.ECONNABORTED)
         return MountStatus(entry, MountState.DEAD if dead else MountState.UNKNOWN, {})
-    return MountStatus(entry, MountState.SERVING, json.loads(answer))
+    details = _parsed(answer)
+    if not _may_speak(entry, details):
+        return MountStatus(entry, MountState.UNKNOWN, {})
+    return MountStatus(entry, MountState.SERVING, details)
+
+
+def _parsed(answer: bytes) -> dict[str, Any]:
+    """What a mount has said, or nothing."""
+    try:
+        details = json.loads(answer)
+    except (ValueError, RecursionError):
+        return {}
+    return details if isinstance(details, dict) else {}
+
+
+def _may_speak(entry: MountEntry, details: dict[str, Any]) -> bool:
+    tree = details.get("tree")
+    if not isinstance(tree, str):
+        return False
+    if entry.user in (0, os.geteuid()):
+        return True
+    try:
+        return os.stat(tree).st_uid == entry.user
+    except (OSError, ValueError):
+        return False
 
 
 def detach(mountpoint: str, *, lazy: bool = False) -> None:

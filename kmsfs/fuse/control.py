@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from kmsfs.errors import AccessDeniedError, FormatError, KmsfsError, MountFailedError
+from kmsfs.errors import AccessDeniedError, FormatError, KmsfsError, MountFailedError, TreeBusyError
 from kmsfs.fuse.boundary import places
 from kmsfs.fuse.fast_loop import in_flight
 from kmsfs.tree import frames
@@ -90,12 +90,16 @@ class ControlSocket:
 
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
-                if self._clients < _MAX_CLIENTS:
-                    self._clients += 1
-                    try:
-                        await _converse(stream, handlers)
-                    finally:
-                        self._clients -= 1
+                if self._clients >= _MAX_CLIENTS:
+                    await _say(
+                        stream, frames.failure(TreeBusyError("the mount has too many requests at once"))
+                    )
+                    return
+                self._clients += 1
+                try:
+                    await _converse(stream, handlers)
+                finally:
+                    self._clients -= 1
 
         await trio.serve_listeners(answer, [listener])
 
@@ -129,8 +133,12 @@ async def _converse(stream: trio.SocketStream, handlers: Mapping[str, Handler]) 
         else:
             answer = await _handle(line, handlers) if line else None
     if answer is not None:
-        with trio.move_on_after(REQUEST_LIMIT_S), contextlib.suppress(trio.BrokenResourceError):
-            await stream.send_all(frames.pack(answer))
+        await _say(stream, answer)
+
+
+async def _say(stream: trio.SocketStream, answer: Mapping[str, object]) -> None:
+    with trio.move_on_after(REQUEST_LIMIT_S), contextlib.suppress(trio.BrokenResourceError):
+        await stream.send_all(frames.pack(answer))
 
 
 def _check_peer(stream: trio.SocketStream) -> None:

@@ -15,6 +15,7 @@ from kmsfs.errors import FormatError
 
 KMSFS_TYPE: Final = "fuse.kmsfs"
 _MOUNTINFO: Final = "/proc/self/mountinfo"
+_USER: Final = "user_id="
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
 
@@ -33,6 +34,12 @@ class MountEntry:
     def is_kmsfs(self) -> bool:
         """Whether this is a mount that a kmsfs process serves, or served until it died."""
         return self.fs_type == KMSFS_TYPE
+
+    @property
+    def user(self) -> int | None:
+        """Whose FUSE mount this is, by the kernel's word; None for what is none."""
+        named = [option for option in self.super_options if option.startswith(_USER)]
+        return int(named[0].removeprefix(_USER)) if named else None
 
     @property
     def read_only(self) -> bool:

@@ -133,6 +133,9 @@ class ServedTree(HeldTree):
         self._mount = mount
         super().__init__(keystore, path, touch=touch)
 
+    def _lock(self) -> None:
+        self._mount.require(self.root_fd, self.path)
+
     def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
         """Make these the tree's keys, and have the mount take them over before anything relies on it."""
         super().declare(key_arns, renew=renew)

@@ -5,26 +5,40 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kmsfs.errors import FormatError, KmsfsError, NotMountedError, TreeBusyError
+from kmsfs.errors import AccessDeniedError, FormatError, KmsfsError, NotMountedError, TreeBusyError
 from kmsfs.tools.passes import Outcome, Planned
 from kmsfs.tree import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-_MAX_SWAPS: Final = 512  # in a request: some 2 MiB
+_MAX_REQUEST: Final = 2 << 20  # bytes of orders in a request
+_MAX_REST: Final = 256  # bytes of an order besides its strings
+_PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _ANSWER_LIMIT_S: Final = 600.0  # a batch of changes waits for the disk
 
 
 class MountedTree:
     """A tree in the hands of a mount. Blocking; every call is a connection of its own."""
 
-    def __init__(self, control: Path) -> None:
+    def __init__(self, control: Path, root: object = None) -> None:
+        """``root`` is the [device, inode] that the mount tells of the directory that it serves."""
         self._control = control
+        self._root = root
+
+    def require(self, root_fd: int, path: Path) -> None:
+        """TreeBusyError unless an open directory, found at ``path``, is the one that the mount serves."""
+        status = os.fstat(root_fd)
+        if self._root != [status.st_dev, status.st_ino]:
+            raise TreeBusyError(
+                f"{path} is not what is mounted: the tree was moved or replaced",
+                hint="unmount it, and mount it from where it is now",
+            )
 
     def set_zone(self, entry_path: str, key_arn: str) -> None:
         """Make a directory a zone, or with an empty name of a key no zone of its own."""
@@ -38,8 +52,7 @@ class MountedTree:
     def swap(self, planned: Sequence[Planned], *, touch: bool) -> list[Outcome | KmsfsError | OSError]:
         """Put headers in place; what became of each file."""
         outcomes: list[Outcome | KmsfsError | OSError] = []
-        for start in range(0, len(planned), _MAX_SWAPS):
-            files = [_order(plan) for plan in planned[start : start + _MAX_SWAPS]]
+        for files in _requests(planned):
             answers = self._ask({"operation": "swap", "files": files, "touch": touch})
             outcomes += [_outcome(answer) for answer in answers]
         return outcomes
@@ -50,7 +63,7 @@ class MountedTree:
 
     def _ask(self, request: dict[str, object]) -> Any:
         with self._connected() as connection:
-            with suppress(BrokenPipeError):  # refused before it was read: the answer says why
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused unread: the answer says why
                 connection.sendall(frames.pack(request))
             return frames.result(frames.parse(_line(connection)))
 
@@ -60,6 +73,7 @@ class MountedTree:
             directory = os.open(self._control.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:  # a path of a socket has at most 108 bytes
                 connection.connect(f"/proc/self/fd/{directory}/{self._control.name}")
+                self._check_peer(connection, os.fstat(directory).st_uid)
             finally:
                 os.close(directory)
             connection.settimeout(_ANSWER_LIMIT_S)  # not before: a full queue would be an error at once
@@ -71,6 +85,13 @@ class MountedTree:
             raise
         return connection
 
+    def _check_peer(self, connection: socket.socket, owner: int) -> None:
+        """Only root and the owner of the directory of sockets can be the mount."""
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        _, user, _ = _PEER.unpack(peer)
+        if user not in (0, owner):
+            raise AccessDeniedError(f"user {user} listens on {self._control}, which is not theirs")
+
 
 def control_of(status: dict[str, Any]) -> MountedTree:
     """The way to change the tree of a mount, from what the mount says of itself."""
@@ -78,7 +99,23 @@ def control_of(status: dict[str, Any]) -> MountedTree:
         raise TreeBusyError(
             f"{status['mountpoint']} is mounted read-only", hint="unmount it, or mount it without -o ro"
         )
-    return MountedTree(Path(status["control"]))
+    return MountedTree(Path(status["control"]), status.get("root"))
+
+
+def _requests(planned: Sequence[Planned]) -> Iterator[list[dict[str, object]]]:
+    """Orders in pieces that fit into a request each, whatever the length of their paths."""
+    files: list[dict[str, object]] = []
+    size = 0
+    for plan in planned:
+        order = _order(plan)
+        length = _MAX_REST + sum(len(value) for value in order.values() if isinstance(value, str))
+        if files and size + length > _MAX_REQUEST:
+            yield files
+            files, size = [], 0
+        files.append(order)
+        size += length
+    if files:
+        yield files
 
 
 def _order(plan: Planned) -> dict[str, object]:
@@ -104,7 +141,9 @@ def _outcome(answer: str | dict[str, Any]) -> Outcome | KmsfsError | OSError:
 def _line(connection: socket.socket) -> bytes:
     answer = bytearray()
     while not answer.endswith(b"\n"):
-        piece = connection.recv(1 << 16)
+        piece = b""
+        with suppress(ConnectionResetError):
+            piece = connection.recv(1 << 16)
         if not piece:
             raise NotMountedError("the mount ended before it answered", hint="kmsfs status")
         answer += piece

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from kmsfs.errors import KmsfsError
+from kmsfs.errors import KmsfsError, TreeBusyError
 from kmsfs.tree import frames
 from kmsfs.tree.superblock_file import lock_work, open_root, read_superblock_at
 from kmsfs.tree.tree import Tree
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from kmsfs.format.superblock import Superblock
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.mounted import MountedTree
 
@@ -36,13 +37,17 @@ def change_zone(
     The register of trees learns of the key before anything can be under it.
     """
     with _work_on(tree) as root_fd:
-        if key_arn:
-            block = read_superblock_at(root_fd, tree)
-            keystore.note_tree(block.tree_id, tree, {*block.key_arns, key_arn}, besides=True)
-        if mounted is not None:
-            mounted.set_zone(entry, key_arn)
-        else:
-            trio.run(_change_unmounted, keystore, tree, entry, key_arn)
+        if mounted is None:
+            trio.run(_change_unmounted, keystore, root_fd, tree, entry, key_arn)
+            return
+        mounted.require(root_fd, tree)
+        _register(keystore, tree, read_superblock_at(root_fd, tree), key_arn)
+        mounted.set_zone(entry, key_arn)
+
+
+def _register(keystore: Keystore, tree: Path, block: Superblock, key_arn: str) -> None:
+    if key_arn:
+        keystore.note_tree(block.tree_id, tree, {*block.key_arns, key_arn}, besides=True)
 
 
 @contextmanager
@@ -58,9 +63,12 @@ def _work_on(tree: Path) -> Iterator[int]:
         os.close(root_fd)
 
 
-async def _change_unmounted(keystore: Keystore, path: Path, entry: str, key_arn: str) -> None:
+async def _change_unmounted(keystore: Keystore, root_fd: int, path: Path, entry: str, key_arn: str) -> None:
     tree = Tree(keystore, path, TreeOptions())
     try:
+        if not os.path.samestat(os.fstat(root_fd), os.fstat(tree.volume.root_fd)):
+            raise TreeBusyError(f"{path} was replaced by another tree meanwhile", hint="try again")
+        _register(keystore, path, tree.volume.block, key_arn)
         await set_zone(tree, frames.entry_path(entry), key_arn)
     finally:
         await tree.close()

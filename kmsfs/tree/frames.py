@@ -54,7 +54,10 @@ def binary(message: Mapping[str, Any], name: str) -> bytes:
 
 def entry_path(text: str) -> list[bytes]:
     """The backing entries on the way from the tree's root; FormatError for anything but entries of a tree."""
-    parts = [os.fsencode(part) for part in text.split("/")] if text else []
+    try:
+        parts = [os.fsencode(part) for part in text.split("/")] if text else []
+    except UnicodeEncodeError:
+        raise FormatError("path is no text that a file system knows") from None
     if not all(part and b"\0" not in part and is_entry(part) for part in parts):
         raise FormatError("path is not made of entries of a tree")
     return parts

@@ -113,6 +113,7 @@ class Tree:
         block = self.volume.block
         return {
             "tree_id": block.tree_id.hex(),
+            "root": list(self.volume.inodes.root.key),
             "key_arn": block.default_key_arn,
             "region": block.default_key_arn.split(":")[3],
             "serving_key_arn": self.file_keys.serving,

@@ -8,14 +8,22 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from testkit.home import ALIAS, REGION
+from testkit.home import ALIAS, REGION, refused
 from testkit.mounting import Mount, Mounter
 
-from kmsfs.errors import FormatError, KeyNotFoundError, KmsfsError, NotMountedError
+from kmsfs.errors import (
+    AccessDeniedError,
+    FormatError,
+    KeyNotFoundError,
+    KmsfsError,
+    NotMountedError,
+    TreeBusyError,
+)
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.keystore.service import Keystore
 from kmsfs.tools.mounted import MountedTree, control_of
@@ -115,6 +123,7 @@ MALFORMED = [
     frames.pack({"operation": "zone", "path": "../x", "key_arn": ""}),
     frames.pack({"operation": "zone", "path": "/etc", "key_arn": ""}),
     frames.pack({"operation": "zone", "path": "a\0b", "key_arn": ""}),
+    frames.pack({"operation": "zone", "path": "\ud800", "key_arn": ""}),
     frames.pack({"operation": "zone", "path": ".kmsfs.dir", "key_arn": ""}),
     frames.pack({"operation": "zone", "path": "", "key_arn": 1}),
     frames.pack({"operation": "swap", "touch": False}),
@@ -161,6 +170,64 @@ def test_too_many_clients_at_once(mounted: Mount) -> None:
     for connection in idle:
         connection.close()
     serves(mounted)
+
+
+def test_one_client_too_many_is_told(mounted: Mount) -> None:
+    tree = control_of(mounted.status())
+    idle = [connect(mounted) for _ in range(16)]
+    with pytest.raises(TreeBusyError, match="too many"):
+        tree.moved()
+    for connection in idle:
+        connection.close()
+    serves(mounted)
+
+
+def test_a_mount_that_ends_before_it_answers(tmp_path: Path) -> None:
+    """It has closed the connection with the request unread."""
+    with socket.socket(socket.AF_UNIX) as ending:
+        ending.bind(os.fspath(tmp_path / "socket"))
+        ending.listen()
+        thread = threading.Thread(target=lambda: ending.accept()[0].close())
+        thread.start()
+        with pytest.raises(NotMountedError, match="before it answered"):
+            MountedTree(tmp_path / "socket").moved()
+        thread.join()
+
+
+def test_a_strangers_socket_is_not_asked(tmp_path: Path) -> None:
+    """One that somebody could put in the place of the mount's."""
+    script = (
+        "import os, socket, sys\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.setuid(65534)\n"
+        "listening = socket.socket(socket.AF_UNIX)\n"
+        "listening.bind('socket')\n"
+        "listening.listen()\n"
+        "print('listens', flush=True)\n"
+        "print(listening.accept()[0].recv(4096).decode(), end='')\n"
+    )
+    tmp_path.chmod(0o777)
+    command = [sys.executable, "-c", script, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == "listens\n"
+        with pytest.raises(AccessDeniedError, match="65534"):
+            MountedTree(tmp_path / "socket").moved()
+        assert stranger.stdout.read() == ""
+
+
+def test_a_tree_that_was_replaced_under_its_mount(mounted: Mount) -> None:
+    """Its path leads to another one: that is not changed in the name of the mount, nor the mount in its."""
+    home, away = mounted.home, mounted.tree.with_name("away")
+    (mounted.path / "f").write_text("abc")
+    mounted.tree.rename(away)
+    home.ok("init", mounted.tree, "--key", ALIAS)
+    before = (mounted.tree / "kmsfs.tree").read_bytes()
+    for command in (["rewrap"], ["zone", "create", "--key", ALIAS]):
+        assert "moved or replaced" in refused(home.run(*command, mounted.path), 32)
+    assert home.json("zone", "list", mounted.path)["zones"] == []
+    assert (mounted.tree / "kmsfs.tree").read_bytes() == before
+    assert not home.json("info", mounted.tree)["is_zone"]
 
 
 def test_an_unmount_does_not_wait_for_clients(mounted: Mount) -> None:
@@ -227,6 +294,8 @@ def test_the_keys_of_a_mounted_tree_change(mounted: Mount) -> None:
             assert tree.swap([Planned(job, swap)] * 2, touch=False) == [Outcome.DONE, Outcome.CHANGED]
             stranger = Planned(job._replace(path=b"nothing"), swap)
             assert tree.swap([stranger], touch=False) == [Outcome.GONE]
+            far = Planned(job._replace(path=b"/".join([b"n" * 100] * 200)), swap)
+            assert tree.swap([far] * 256, touch=False) == [Outcome.GONE] * 256
     assert keys_of(mounted.path / "f") == [slot, other]
     assert (mounted.path / "f").read_text() == "abc"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmsfs.crypto.kdf import equal, hkdf_sha512, hmac_sha256
@@ -158,7 +158,7 @@ def _authenticate(copy: bytes, header: FileHeader, data_key: bytes) -> FileKeys:
 
 def next_header(header: FileHeader, **changes: object) -> FileHeader:
     """The header that follows ``header``: one generation on, with ``changes``."""
-    return replace(header, generation=header.generation + 1, **changes)  # type: ignore[arg-type]
+    return header._replace(generation=header.generation + 1, **changes)  # type: ignore[arg-type]
 
 
 def _copy(raw: bytes, position: int) -> bytes:

@@ -5,8 +5,7 @@ Bytes only: the MAC is carried, not checked. kmsfs.envelope.file_key binds it to
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from kmsfs.errors import FormatError, UnsupportedFormatError
 from kmsfs.format.holes import Extents
@@ -36,8 +35,7 @@ _NO_EXTENTS = bytes(MAX_EXTENTS * _EXTENT_SIZE)
 _RESERVED = bytes(_MAC_AT - _SLOTS_AT - MAX_SLOTS * _SLOT.size)
 
 
-@dataclass(frozen=True, slots=True)
-class FileHeader:
+class FileHeader(NamedTuple):
     """What one header copy says. ``slots`` are ciphertext blobs just as a keystore returned them."""
 
     file_id: FileId
@@ -160,8 +158,10 @@ def slots_begin_with(raw: bytes, prefixes: Sequence[bytes]) -> bool:
         if raw[copy + _SLOT_COUNT_AT] != len(prefixes):
             return False
         first = copy + _SLOTS_AT + 2
-        if not all(raw.startswith(prefix, first + n * _SLOT.size) for n, prefix in enumerate(prefixes)):
-            return False
+        for prefix in prefixes:
+            if not raw.startswith(prefix, first):
+                return False
+            first += _SLOT.size
     return True
 
 

@@ -137,11 +137,12 @@ class Rekeyer:
             copy = raw[:HEADER_COPY_SIZE]
             if raw[HEADER_COPY_SIZE:] != copy:
                 continue
-            with suppress(FormatError):
+            try:
                 header = FileHeader.parse(copy)
                 known = tuple(map(parse_blob_head, header.slots))
-                plain = _Plain(number, copy, header, known, targets)
-                groups.setdefault(known[0].key_arn, []).append(plain)
+            except FormatError:
+                continue
+            groups.setdefault(known[0].key_arn, []).append(_Plain(number, copy, header, known, targets))
         return groups
 
     def _wrap_missing(self, opened: Sequence[_Opened]) -> None:

@@ -72,7 +72,7 @@ def header_cases() -> list[Case]:
     full = replace(
         header, slots=header.slots * 3, holes=tuple((9 * n, 9 * n + 2) for n in range(8)), dirty=True
     )
-    widest = replace(header, slots=(bytes(range(1, 256)) + b"\1",), holes=((0, layout.MAX_CHUNKS),))
+    widest = header._replace(slots=(bytes(range(1, 256)) + b"\1",), holes=((0, layout.MAX_CHUNKS),))
     edits: list[tuple[str, str, Edit]] = [  # all of them with a correct MAC
         ("magic", "format", _at(0, b"KMSFSHDX")),
         ("version 0", "unsupported", _at(8, b"\0\0")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kmsfs.envelope.file_key import derive_file_keys, seal_header
@@ -89,7 +89,7 @@ class Maker:
             dirty=dirty,
             holes=HOLES if b"" in pieces else (),
         )
-        older = replace(header, generation=1, dirty=True, sealed_length=0) if dirty else header
+        older = header._replace(generation=1, dirty=True, sealed_length=0) if dirty else header
         path.write_bytes(seal_header(older, keys) + seal_header(header, keys) + stored)
         assert path.stat().st_size == layout.backing_size(len(plain), CHUNK)
         self.data_keys[file_id.hex()] = data_key.hex()

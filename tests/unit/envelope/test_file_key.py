@@ -25,7 +25,7 @@ from kmsfs.format import aad
 from kmsfs.format.header import FileHeader, header_mac
 from kmsfs.ids import FileId
 
-OLD = replace(sample_header(), dirty=True, sealed_length=5)
+OLD = sample_header()._replace(dirty=True, sealed_length=5)
 NEW = next_header(OLD, dirty=False, sealed_length=6)
 OLD_RAW, NEW_RAW = seal_header(OLD, file_keys()), seal_header(NEW, file_keys())
 
@@ -146,7 +146,7 @@ def test_another_data_key_is_refused_by_the_commitment() -> None:
 def test_a_replaced_commitment_is_refused_by_the_mac() -> None:
     """An attacker's key and its own commitment do not make a header: nothing in the file verifies under it."""
     attacker = derive_file_keys(bytes(32), FILE_ID, 1, 4096)
-    forged = replace(NEW, commitment=attacker.commitment).pack() + header_mac(NEW_RAW)[1]
+    forged = NEW._replace(commitment=attacker.commitment).pack() + header_mac(NEW_RAW)[1]
     with pytest.raises(IntegrityError, match="header"):
         served(forged + forged, lambda _: bytes(32))
 
@@ -228,7 +228,7 @@ def test_slots_are_handed_over_as_the_keystore_returned_them() -> None:
         seen.append(header.slots)
         return DATA_KEY
 
-    raw = seal_header(replace(NEW, slots=blobs), file_keys())
+    raw = seal_header(NEW._replace(slots=blobs), file_keys())
     served(raw + raw, note)
     assert seen == [blobs]
 

@@ -70,7 +70,7 @@ def test_other_slots_are_put_into_the_bytes_as_packing_would(count: int) -> None
     slots = tuple(slot[:256] for slot in slots)
     old = sample_header()
     raw = old.pack() + bytes(32)
-    assert with_slots(raw, 77, slots) == replace(old, generation=77, slots=slots).pack()
+    assert with_slots(raw, 77, slots) == old._replace(generation=77, slots=slots).pack()
 
 
 @pytest.mark.parametrize("slots", [(), (b"",), (b"x" * 257,), (b"x",) * 4])

@@ -1,7 +1,6 @@
 """New slots for a file's header: what is stale, what is kept, what a stop between the two writes leaves."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,7 +184,7 @@ async def test_many_at_once_are_as_one_by_one(
         assert alone is not None
         assert (swap.generation, swap.old, swap.new) == (alone.generation, alone.old, alone.new)
         header, other = FileHeader.parse(swap.sealed), FileHeader.parse(alone.sealed)
-        assert replace(header, slots=other.slots) == other
+        assert header._replace(slots=other.slots) == other
         assert is_current(swap.sealed * 2, targets)
 
 

@@ -9,7 +9,7 @@ from testkit.golden import CHILD_ID, DATA_KEY, FILE_ID, ROOT_ID, TREE_KEYS, file
 from kmsfs.envelope.file_key import derive_file_keys, open_header, seal_header
 from kmsfs.envelope.tree_key import b64, entry_name, unb64
 from kmsfs.format.directory import DirectoryRecord
-from kmsfs.format.header import FileHeader
+from kmsfs.format.header import SUITE_GCM, FileHeader
 from kmsfs.format.holes import Extents
 from kmsfs.format.layout import CHUNK_OVERHEAD, CHUNK_SIZES, MAX_CHUNKS
 from kmsfs.format.superblock import Superblock, TreeSlot
@@ -41,6 +41,7 @@ HEADERS = st.builds(
     dirty=st.booleans(),
     holes=hole_lists(),
     read_only_flags=st.integers(0, 0xFFFF),
+    suite=st.just(SUITE_GCM),
 )
 
 

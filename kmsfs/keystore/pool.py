@@ -125,11 +125,18 @@ class DataKeyPool:
         contexts = [file_context(self._tree_id, file_id) for file_id in file_ids]
         made = self._keystore.generate_data_keys(self._key_arn, contexts)
         data_keys = [key.plaintext for key in made]
-        wraps = [replica.wrap(data_keys, contexts) for replica in self._replicas]
-        columns = [[_slot(key) for key in made], *(wrapped for wrapped in wraps if wrapped is not None)]
+        columns: dict[KeyArn, Sequence[EncryptResult]] = {made[0].key_arn: [_slot(key) for key in made]}
+        for replica in self._replicas:
+            if self._keystore.serving_key(replica.key_arn) in columns:
+                continue  # it stands in for a key whose region is away
+            wrapped = replica.wrap(data_keys, contexts)
+            if wrapped is not None:
+                columns[wrapped[0].key_arn] = wrapped
         return [
             ReadyKey(file_id, data_key, self.wanted, slots)
-            for file_id, data_key, slots in zip(file_ids, data_keys, zip(*columns, strict=True), strict=True)
+            for file_id, data_key, slots in zip(
+                file_ids, data_keys, zip(*columns.values(), strict=True), strict=True
+            )
         ]
 
 

@@ -241,6 +241,8 @@ class FileKeys:
         data_key = cache(partial(self._data_key, header))
         slots = [self._kept(header, wanted[0]) or self._keystore.rewrap(wanted[0], data_key(), context).blob]
         for key_arn in wanted[1:]:
+            if self._keystore.serving_key(key_arn) in {head.key_arn for head in heads(slots)}:
+                continue  # it stands in for a key whose region is away
             kept = self._kept(header, key_arn)
             wrapped = None if kept else self._replica(key_arn).wrap([data_key()], [context])
             slots += [kept] if kept else [slot.blob for slot in wrapped or ()]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from testkit.audits import records
 from testkit.posix import Posix, opened
+from testkit.trees import declare
 
 from kmsfs.errors import KeyDisabledError, KeyNotFoundError, MetadataTamperedError, TokenNotFoundError
 from kmsfs.format.blob import parse_blob_head
@@ -178,3 +179,31 @@ async def test_no_stand_in_where_none_is_related(
     assert keystore.serving_key(foreign) == foreign
     with pytest.raises(KeyNotFoundError):
         keystore.check_usable(KeyArn(us_shared.replace("mrk-", "mrk-0")[:-1]))
+
+
+async def test_related_keys_of_one_tree_while_a_region_is_away(
+    keystore: Keystore, eu_shared: KeyArn, us_shared: KeyArn, us_key: KeyArn, tmp_path: Path
+) -> None:
+    """One stands in for the other, and a file is under it once: also in the pool, and when it moves."""
+    path = tmp_path / "both"
+    create_tree(keystore, path, eu_shared)
+    declare(keystore, path, eu_shared, us_shared)
+    async with opened(keystore, path) as posix:
+        await posix.mkdir(b"zone")
+        await posix.make_zone(b"zone", us_key)
+        await posix.put(b"f", b"abc")
+        assert slots(posix, b"f") == [eu_shared, us_shared]
+        directory = keystore._service(EU).config.token_dir
+        assert directory is not None
+        away = directory.rename(tmp_path / "away")
+        pool = posix.pool()
+        pool.weed()
+        assert pool.fill(20) == 20
+        before = keystore.hsm_calls
+        await posix.put(b"g", b"def")
+        assert (len(pool), keystore.hsm_calls) == (19, before)
+        assert slots(posix, b"g") == [us_shared]
+        await posix.put(b"zone/h", b"ghi")
+        await posix.rename(b"zone/h", b"h")
+        assert slots(posix, b"h") == [us_shared]
+        away.rename(directory)

@@ -8,7 +8,7 @@ after a rotation nothing under the old material.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Final
 
@@ -37,6 +37,10 @@ class ReadyKey:
     def blobs(self) -> tuple[bytes, ...]:
         """What the slots of a file's header hold."""
         return tuple(slot.blob for slot in self.slots)
+
+    def spent(self) -> "ReadyKey":
+        """Return the same for the file that has it and no other: no pool takes it back, and it is soon exchanged."""
+        return replace(self, wanted=())
 
 
 class DataKeyPool:

@@ -130,6 +130,8 @@ class FileKeys:
 
     def is_outdated(self, ready: ReadyKey) -> bool:
         """Whether a CMK was given new material since the key was made. One that cannot be used now is not asked for."""
+        if not ready.wanted:
+            return True
         try:
             return not self.pool(ready.wanted).holds_good(ready)
         except KmsfsError:

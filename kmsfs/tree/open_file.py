@@ -207,6 +207,7 @@ class OpenFile:
         try:
             write_all(self.fd, b"".join((copy, copy, sealed)), 0)
         except OSError:
+            self.ready = self.ready and self.ready.spent()
             os.ftruncate(self.fd, 0)
             raise
         self.header, self.keys, self.cipher = header, keys, keys.cipher

@@ -55,6 +55,26 @@ async def test_a_write_that_fails_loses_nothing(posix: Posix, leave: int, start:
     assert await posix.get(b"f") == old[:start].ljust(start, b"\0") + b"n" * (64 * CHUNK)
 
 
+async def test_a_data_key_whose_first_write_failed_is_no_other_files(posix: Posix) -> None:
+    """Parts of what it had sealed may stand in free blocks: they would verify in that other file."""
+    posix.pool().fill(3)
+    filler = fill_up(posix)
+    handle = await posix.create(b"f")
+    ready = posix.find(b"f").file.ready  # type: ignore[union-attr]
+    assert ready is not None
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            posix.write(handle, 0, b"n" * (64 * CHUNK))
+    filler.unlink()
+    await posix.tree.files.exchange_keys()
+    posix.write(handle, 0, b"abc")
+    posix.close(handle)
+    for path in (b"g", b"h"):
+        await posix.put(path, b"def")
+    assert ready.file_id not in [posix.copies(path)[0].file_id for path in (b"f", b"g", b"h")]
+    assert [await posix.get(path) for path in (b"f", b"g")] == [b"abc", b"def"]
+
+
 async def test_a_first_write_that_fails_leaves_an_empty_file(posix: Posix) -> None:
     handle = await posix.create(b"f")
     for leave in (0, 1):

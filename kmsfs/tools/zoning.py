@@ -16,7 +16,7 @@ from kmsfs.tree import frames
 from kmsfs.tree.superblock_file import lock_work, open_root, read_superblock_at
 from kmsfs.tree.tree import Tree
 from kmsfs.tree.volume import TreeOptions
-from kmsfs.tree.zones import Zone, set_zone, zones_below
+from kmsfs.tree.zones import Zone, set_zone, untold, zones_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,8 @@ def find_zones(keystore: Keystore, top: Path, *, mounted: bool) -> Iterator[Zone
 def _mounted_zones(top: Path) -> Iterator[Zone]:
     """The same as ``zones_below``, by clear names, as a mount tells them."""
     device = top.stat().st_dev
-    for place, directories, _ in os.walk(top):
+    unlisted: list[OSError] = []
+    for place, directories, _ in os.walk(top, onerror=unlisted.append):
         directories[:] = sorted(name for name in directories if _is_on(os.path.join(place, name), device))
         path = os.path.relpath(place, top)
         try:
@@ -93,6 +94,7 @@ def _mounted_zones(top: Path) -> Iterator[Zone]:
             continue
         if about["is_zone"]:
             yield Zone(path, about["zone"])
+    yield from untold(unlisted, top)
 
 
 def _is_on(path: str, device: int) -> bool:

@@ -88,7 +88,8 @@ def zone_at(path: Path, root: Path) -> str:
 
 def zones_below(top: Path) -> Iterator[Zone]:
     """The zones at and below a directory of a tree's store. Needs no keys: nothing is authenticated."""
-    for place, directories, _ in os.walk(top):
+    unlisted: list[OSError] = []
+    for place, directories, _ in os.walk(top, onerror=unlisted.append):
         directories[:] = sorted(name for name in directories if is_entry(os.fsencode(name)))
         path = os.path.relpath(place, top)
         try:
@@ -98,6 +99,15 @@ def zones_below(top: Path) -> Iterator[Zone]:
             continue
         if zone:
             yield Zone(path, zone)
+    yield from untold(unlisted, top)
+
+
+def untold(unlisted: Sequence[OSError], top: Path) -> Iterator[Zone]:
+    """The directories that could not be listed: of zones at and below them nothing is known."""
+    for error in unlisted:
+        if not isinstance(error, FileNotFoundError):  # it was removed meanwhile
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            yield Zone(os.path.relpath(error.filename, top), "", f"directory: {reason}")
 
 
 def _own_zone(directory: Path) -> str:

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 from threading import Event
 
 import pytest
 import trio
 import trio.testing
 from testkit.posix import Posix
+from testkit.users import effective_user
 
 from kmsfs.errors import InvalidRequestError, KeyDisabledError, KeyNotFoundError, KmsfsError
 from kmsfs.format.blob import parse_blob_head
@@ -47,6 +49,25 @@ async def test_new_files_are_under_the_nearest_zone(posix: Posix, eu_key: KeyArn
     await posix.make_zone(LONG, "")
     await posix.put(LONG + b"/in/after", b"1")
     assert posix.slot_keys(LONG + b"/in/after") == [eu_key]
+
+
+async def test_a_directory_that_cannot_be_listed_is_told(
+    posix: Posix, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be zones in it."""
+    for path in (b"hidden", b"zone"):
+        await posix.mkdir(path)
+    await posix.make_zone(b"zone", us_key)
+    hidden, zone = posix.backing(b"hidden"), posix.backing(b"zone")
+    hidden.chmod(0o711)
+    posix.path.chmod(0o755)
+    monkeypatch.chdir(posix.path)  # whose parents another user may not pass through
+    with effective_user():
+        found = list(zones_below(Path()))
+    assert sorted(found, key=lambda zone: zone.key_arn) == [
+        Zone(hidden.name, "", "directory: permission denied"),
+        Zone(zone.name, us_key),
+    ]
 
 
 async def test_the_root_can_be_a_zone(posix: Posix, us_key: KeyArn) -> None:

@@ -72,8 +72,23 @@ def directories(top: str) -> None:
         said("directories", step)
 
 
+def moves(top: str) -> None:
+    """Between ``eu`` and ``us``, two zones: each file is held open, written, synced and moved, again and again."""
+    names = ["short", "n" * 200]
+    files = {name: os.open(f"{top}/eu/{name}", os.O_CREAT | os.O_WRONLY | os.O_APPEND) for name in names}
+    for step in count():
+        name = names[step % 2]
+        here, there = ("eu", "us") if step // 2 % 2 == 0 else ("us", "eu")
+        os.write(files[name], b"%d," % step * 500)
+        if step % 3:
+            os.fsync(files[name])
+            said(name, os.lseek(files[name], 0, os.SEEK_CUR))
+        os.rename(f"{top}/{here}/{name}", f"{top}/{there}/{name}")
+
+
 WRITERS: dict[str, Callable[[str], None]] = {
-    function.__name__: function for function in (appends, overwrites, truncates, new_files, directories)
+    function.__name__: function
+    for function in (appends, overwrites, truncates, new_files, directories, moves)
 }
 
 

@@ -1,8 +1,10 @@
 """A program that does anything to files of its own, and knows what must come of it.
 
 Run as ``python busy.py SEED DIRECTORY STEPS``. Compares all along and at the end; exits with 1 and says what differs.
+Directories that are there already stay, and may be zones, between which files move and other directories do not.
 """
 
+import errno
 import os
 import random
 import shutil
@@ -18,7 +20,8 @@ class Busy:
 
     def __init__(self, seed: int, top: str) -> None:
         self.choose = random.Random(seed)
-        self.directories = [top]
+        self.directories = [place for place, _, _ in os.walk(top)]
+        self.given = frozenset(self.directories)
         self.files: dict[str, bytearray] = {}
 
     def new_path(self) -> str:
@@ -78,6 +81,22 @@ class Busy:
             os.rename(old, new)
             self.files[new] = self.files.pop(old)
 
+    def rename_open(self) -> None:
+        old, new = self.old_path(), self.new_path()
+        if new in self.directories:
+            return
+        before, after = self.data(), self.data()
+        with open(old, "ab", buffering=0) as file:
+            file.write(before)
+            if self.choose.random() < 0.5:
+                os.fsync(file.fileno())
+            os.rename(old, new)
+            self.files[new] = self.files.pop(old)
+            file.write(after)
+            if self.choose.random() < 0.5:
+                os.fsync(file.fileno())
+        self.files[new] += before + after
+
     def remove(self) -> None:
         path = self.old_path()
         os.unlink(path)
@@ -91,14 +110,19 @@ class Busy:
 
     def move_directory(self) -> None:
         old, new = self.choose.choice(self.directories), self.new_path()
-        if old == self.directories[0] or new.startswith(f"{old}/") or os.path.lexists(new):
+        if old in self.given or new.startswith(f"{old}/") or os.path.lexists(new):
             return
-        os.rename(old, new)
+        try:
+            os.rename(old, new)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return
         self.directories = [_moved(path, old, new) for path in self.directories]
         self.files = {_moved(path, old, new): content for path, content in self.files.items()}
 
     def remove_directory(self) -> None:
-        path = self.choose.choice(self.directories[1:] or [""])
+        path = self.choose.choice([path for path in self.directories if path not in self.given] or [""])
         if path and self.choose.random() < 0.3:
             shutil.rmtree(path)
             self.directories = [other for other in self.directories if not f"{other}/".startswith(f"{path}/")]
@@ -126,6 +150,7 @@ class Busy:
             self.read,
             self.truncate,
             self.rename,
+            self.rename_open,
             self.map,
         ]
         seldom = [self.remove, self.make_directory, self.move_directory, self.remove_directory]

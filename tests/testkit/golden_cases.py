@@ -69,8 +69,8 @@ def _reseal_header(raw: bytes) -> bytes:
 def header_cases() -> list[Case]:
     header, keys = sample_header(), file_keys()
     raw = seal_header(header, keys)
-    full = replace(
-        header, slots=header.slots * 3, holes=tuple((9 * n, 9 * n + 2) for n in range(8)), dirty=True
+    full = header._replace(
+        slots=header.slots * 3, holes=tuple((9 * n, 9 * n + 2) for n in range(8)), dirty=True
     )
     widest = header._replace(slots=(bytes(range(1, 256)) + b"\1",), holes=((0, layout.MAX_CHUNKS),))
     edits: list[tuple[str, str, Edit]] = [  # all of them with a correct MAC

@@ -1,7 +1,6 @@
 """Two header copies: which one is served, whatever a crash or an attacker did to them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from testkit.golden import DATA_KEY, FILE_ID, TREE_ID, file_keys, fixed, flip, sample_header, wrap
@@ -102,7 +101,7 @@ def test_a_flipped_bit_in_one_copy_leaves_the_other_in_both_copies_is_an_error(n
 @pytest.mark.parametrize("torn_at", range(0, 1025, 32))
 def test_a_torn_write_of_one_copy_leaves_the_old_or_the_new_header(torn_at: int) -> None:
     """The write of NEW over copy A stopped, with its first or its last part on the disk, or zeros in it."""
-    older = seal_header(replace(OLD, generation=OLD.generation - 1), file_keys())
+    older = seal_header(OLD._replace(generation=OLD.generation - 1), file_keys())
     mixtures = [
         NEW_RAW[:torn_at] + older[torn_at:],
         older[:torn_at] + NEW_RAW[torn_at:],
@@ -168,7 +167,7 @@ def test_one_file_id_gives_other_keys_than_another() -> None:
 def test_a_header_of_another_file_does_not_verify_under_this_ones_key() -> None:
     other = FileId(fixed("other file", 32))
     keys = derive_file_keys(DATA_KEY, other, 1, 4096)
-    foreign = seal_header(replace(NEW, file_id=other, commitment=keys.commitment, generation=99), keys)
+    foreign = seal_header(NEW._replace(file_id=other, commitment=keys.commitment, generation=99), keys)
     swapped = foreign[:32] + FILE_ID + foreign[64:]
     assert served(swapped + OLD_RAW) == OLD
 

@@ -1,7 +1,5 @@
 """The file header's bytes: offsets as specified, nothing that cannot be read back is written."""
 
-from dataclasses import replace
-
 import pytest
 from testkit.golden import sample_header
 
@@ -31,7 +29,7 @@ def test_fields_lie_where_the_specification_says() -> None:
 
 
 def test_dirty_and_flags_are_kept() -> None:
-    header = replace(HEADER, dirty=True, read_only_flags=0x8001)
+    header = HEADER._replace(dirty=True, read_only_flags=0x8001)
     assert FileHeader.parse(header.pack() + bytes(32)) == header
 
 
@@ -49,7 +47,7 @@ def test_dirty_and_flags_are_kept() -> None:
 )
 def test_what_would_not_parse_is_not_written(changes: dict[str, object]) -> None:
     with pytest.raises(FormatError):
-        replace(HEADER, **changes).pack()  # type: ignore[arg-type]
+        HEADER._replace(**changes).pack()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [0, 1, 1023, 1025, 2048])

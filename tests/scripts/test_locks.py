@@ -19,7 +19,7 @@ def normal(name: str) -> str:
 def pins(lock: Path) -> dict[str, str]:
     return {
         normal(name): version
-        for name, version in re.findall(r"^(\S+)==(\S+)", lock.read_text(), re.MULTILINE)
+        for name, version in re.findall(r"^([^\s\[]+)(?:\[.*\])?==(\S+)", lock.read_text(), re.MULTILINE)
     }
 
 

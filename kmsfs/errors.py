@@ -50,8 +50,20 @@ class UnsupportedOperationError(KeystoreError):
     """The key's kind, or the token's module, cannot do that at all."""
 
 
+class WrongOriginError(UnsupportedOperationError):
+    """The key's material was made in the token: nobody imports or deletes it."""
+
+
+class NotPrimaryError(UnsupportedOperationError):
+    """The key is of one region, or a replica: only the primary of a multi-region key does that."""
+
+
 class LimitExceededError(KeystoreError):
     """A quota is used up."""
+
+
+class RotationsUsedUpError(LimitExceededError):
+    """The key was rotated on demand as often as a key may be."""
 
 
 class RegionNotFoundError(KeystoreError):
@@ -76,6 +88,10 @@ class KeyPendingDeletionError(KeystoreError):
 
 class KeyStateError(KeystoreError):
     """The key's state does not allow this action."""
+
+
+class RotationPendingError(KeyStateError):
+    """Imported material waits for rotation already."""
 
 
 class KeyPendingImportError(KeyStateError):
@@ -132,6 +148,10 @@ class InvalidCiphertextError(KeystoreError):
 
 class InvalidKeyUsageError(KeystoreError):
     """The key is for something else: encryption, or MACs."""
+
+
+class WrongAlgorithmError(InvalidKeyUsageError):
+    """The key is for another algorithm."""
 
 
 class InvalidMacError(KeystoreError):

@@ -27,7 +27,7 @@ def decrypt(call: ActionCall) -> Output:
     ref = call.key().arn if "KeyId" in call.parameters else None
     blob = call.blob("CiphertextBlob")
     key = call.keystore.key_of_blob(blob, ref=ref, region=call.region)
-    call.resource = key.arn
+    call.speak_of(key)
     call.finish_dry_run(key, Operation.DECRYPT)
     found = call.keystore.decrypt(blob, call.context(), ref=ref, region=call.region)
     return {
@@ -46,7 +46,7 @@ def re_encrypt(call: ActionCall) -> Output:
     blob = call.blob("CiphertextBlob")
     source = call.keystore.key_of_blob(blob, ref=ref, region=call.region)
     target = call.key("DestinationKeyId")
-    call.resource = source.arn if not source.to_aws()["Enabled"] else target.arn
+    call.speak_of(target if source.to_aws()["Enabled"] else source)
     if call.parameters.get("DryRun"):
         call.keystore.check_usable(source.arn)
     call.finish_dry_run(target, Operation.ENCRYPT)

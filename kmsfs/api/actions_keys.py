@@ -6,16 +6,15 @@ from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.pagination import page
 from kmsfs.api.refusal import Refusal
 from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
-from kmsfs.keystore.model import KeySpec, KeyUsage, Origin
-from kmsfs.keystore.specs import SPECS
+from kmsfs.keystore.model import KeySpec, Origin
 from kmsfs.keystore.transitions import Operation, next_state
 
 _KEYS_PAGE: Final = 100
 _ALIASES_PAGE: Final = 50
 _DONE: Final = None
 #: Members of CreateKey that would change what is created, and their values so far; the first one is the default.
+#: The usage follows from the spec.
 _CHOICES: Final[dict[str, tuple[object, ...]]] = {
-    "KeyUsage": tuple(KeyUsage),
     "KeySpec": tuple(KeySpec),
     "CustomerMasterKeySpec": tuple(KeySpec),
     "Origin": tuple(Origin),
@@ -25,8 +24,9 @@ _CHOICES: Final[dict[str, tuple[object, ...]]] = {
 def create_key(call: ActionCall) -> Output:
     """Make a customer managed CMK."""
     for name, values in _CHOICES.items():
-        if call.parameters.get(name, values[0]) not in values:
-            raise Refusal("UnsupportedOperationException", f"This value of {name} is not supported.")
+        value = call.parameters.get(name, values[0])
+        if value not in values:
+            raise Refusal("UnsupportedOperationException", f"{name} {value} is not supported.")
     policy = call.text("Policy") if "Policy" in call.parameters else None
     if policy is not None and not call.parameters.get("BypassPolicyLockoutSafetyCheck"):
         call.keystore.check_new_policy(call.region, call.caller, policy)
@@ -35,19 +35,11 @@ def create_key(call: ActionCall) -> Output:
         description=call.text("Description"),
         key_tags=call.tags(),
         policy=policy,
-        spec=_spec(call),
+        spec=KeySpec(call.text("KeySpec") or call.text("CustomerMasterKeySpec", "SYMMETRIC_DEFAULT")),
         origin=Origin(call.text("Origin", "AWS_KMS")),
         multi_region=call.parameters.get("MultiRegion") is True,
     )
     return {"KeyMetadata": key.to_aws()}
-
-
-def _spec(call: ActionCall) -> KeySpec:
-    spec = KeySpec(call.text("KeySpec") or call.text("CustomerMasterKeySpec", "SYMMETRIC_DEFAULT"))
-    usage = call.text("KeyUsage", "ENCRYPT_DECRYPT")
-    if usage != SPECS[spec].usage:
-        raise Refusal("ValidationException", f"KeyUsage {usage} is not compatible with KeySpec {spec.value}")
-    return spec
 
 
 def describe_key(call: ActionCall) -> Output:

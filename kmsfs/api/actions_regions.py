@@ -21,11 +21,12 @@ def replicate_key(call: ActionCall) -> Output:
         policy=policy,
         region=call.region,
     )
-    tags = call.keystore.key_tags(replica.arn)
+    tags = sorted(call.keystore.key_tags(replica.arn).items())
+    shown = {"ReplicaTags": [{"TagKey": name, "TagValue": value} for name, value in tags]} if tags else {}
     return {
         "ReplicaKeyMetadata": replica.to_aws(),
         "ReplicaPolicy": call.keystore.key_policy(replica.arn),
-        "ReplicaTags": [{"TagKey": name, "TagValue": tags[name]} for name in sorted(tags)],
+        **shown,
     }
 
 

@@ -34,7 +34,7 @@ def get_key_rotation_status(call: ActionCall) -> Output:
 def rotate_key_on_demand(call: ActionCall) -> Output:
     """Give a CMK new material now."""
     key = call.keystore.rotate_key(call.key(aliases=False).arn, region=call.region)
-    return {"KeyId": key.key_id}
+    return {"KeyId": key.arn}
 
 
 def list_key_rotations(call: ActionCall) -> Output:

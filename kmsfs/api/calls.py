@@ -28,13 +28,15 @@ _NO_ALIAS: Final = (
 
 @dataclass(slots=True)
 class ActionCall:
-    """One authenticated request at work. ``resource`` is the ARN that an error speaks of."""
+    """One authenticated request at work. ``resource`` is the ARN that an error speaks of, ``about`` its key."""
 
     keystore: Keystore
     region: str
+    action: str
     parameters: Mapping[str, object]
     caller: Caller = field(repr=False)
     resource: str = ""
+    about: KeyMetadata | None = field(default=None, repr=False)
     _keys: dict[str, KeyMetadata] = field(
         default_factory=dict, repr=False
     )  # found, by the member that names them
@@ -65,8 +67,23 @@ class ActionCall:
         key = self._keys.get(name)
         if key is None:
             key = self._keys[name] = self._find(name, aliases=aliases)
-        self.resource = key.arn
+        self.speak_of(key)
         return key
+
+    def speak_of(self, key: KeyMetadata) -> None:
+        """Let errors be about this CMK from now on."""
+        self.resource, self.about = key.arn, key
+
+    def told(self) -> Mapping[str, str]:
+        """Return what an error's message may tell of the request and of the key that it is about."""
+        told = {"action": self.action, "algorithm": self.text("MacAlgorithm")}
+        if self.about is not None:
+            told |= {
+                "usage": self.about.usage.value,
+                "spec": self.about.spec.value,
+                "origin": self.about.origin.value,
+            }
+        return told
 
     def target(self) -> KeyMetadata:
         """Return the CMK that an alias is to point at."""
@@ -115,7 +132,7 @@ class ActionCall:
         if named.alias is not None and not aliases:
             raise Refusal("NotFoundException", f"Invalid keyId '{ref[:256]}'")
         if named.region is not None and named.region != self.region:
-            raise Refusal("NotFoundException", f"Invalid arn {self.region}")
+            raise Refusal("NotFoundException", f"Invalid arn {named.region}")
         foreign = named.account not in (None, self.keystore.account(self.region))
         self.resource = ref if foreign else self._arn(named.alias, named.key_id)
         return self.keystore.resolve(ref, region=self.region)

@@ -97,11 +97,11 @@ def carry_out(keystore: Keystore, asker: Asker, call: Call) -> Output:
     if handler is None:
         raise Refusal("UnsupportedOperationException", f"{call.action} is not supported.")
     caller = caller_of(keystore, asker, time.time())
-    work = ActionCall(keystore, asker.region, call.parameters, caller)
+    work = ActionCall(keystore, asker.region, call.action, call.parameters, caller)
     actor = Actor(keystore.principal(asker.region, caller.name).arn, _UID, "server", asker.request_id)
     try:
         with acting_for(actor):
             PERMISSIONS[call.action](work)
             return handler(work)
     except KmsfsError as error:
-        raise refusal_of(error, work.resource) from error
+        raise refusal_of(error, work.resource, work.told()) from error

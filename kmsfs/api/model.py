@@ -200,10 +200,10 @@ KeyMaterialDescriptionType: Final = Text(minimum=0, maximum=256, pattern=r"^[a-z
 BackingKeyIdType: Final = Text(minimum=64, maximum=64, pattern=r"^[a-f0-9]+$")
 RegionType: Final = Text(minimum=1, maximum=32, pattern=r"^([a-z]+-){2,3}\d+$")
 MacAlgorithmSpec: Final = Text(
-    values=(
-        "HMAC_SHA_224",
-        "HMAC_SHA_256",
+    values=(  # in the order in which AWS was heard to list them
         "HMAC_SHA_384",
+        "HMAC_SHA_256",
+        "HMAC_SHA_224",
         "HMAC_SHA_512",
     )
 )

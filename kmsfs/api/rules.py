@@ -12,6 +12,21 @@ from kmsfs.api.shapes import null_value, violation
 Parameters = Mapping[str, object]
 Rule = Callable[[Parameters, list[str]], None]
 
+_ENCRYPT: Final = "ENCRYPT_DECRYPT"
+_SIGN: Final = "SIGN_VERIFY"
+_AGREE: Final = "KEY_AGREEMENT"
+#: What keys of each spec are for at AWS, whether or not such keys are made here.
+USAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "SYMMETRIC_DEFAULT": (_ENCRYPT,),
+    **dict.fromkeys(("HMAC_224", "HMAC_256", "HMAC_384", "HMAC_512"), ("GENERATE_VERIFY_MAC",)),
+    **dict.fromkeys(("RSA_2048", "RSA_3072", "RSA_4096"), (_ENCRYPT, _SIGN)),
+    **dict.fromkeys(("ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521"), (_SIGN, _AGREE)),
+    **dict.fromkeys(("ECC_SECG_P256K1", "ECC_NIST_EDWARDS25519"), (_SIGN,)),
+    **dict.fromkeys(("ML_DSA_44", "ML_DSA_65", "ML_DSA_87"), (_SIGN,)),
+    **dict.fromkeys(("ML_KEM_512", "ML_KEM_768", "ML_KEM_1024"), ("ENCAPSULATE_DECAPSULATE",)),
+    "SM2": (_ENCRYPT, _SIGN, _AGREE),
+}
+
 
 def check_rules(action: str, parameters: Parameters, problems: list[str]) -> None:
     """Run an action's rules; raise Refusal, or append violated constraints to ``problems``."""
@@ -64,6 +79,18 @@ def _one_key_spec(parameters: Parameters, problems: list[str]) -> None:
         )
 
 
+def _usage_of_the_spec(parameters: Parameters, problems: list[str]) -> None:
+    spec = str(parameters.get("KeySpec", parameters.get("CustomerMasterKeySpec", "SYMMETRIC_DEFAULT")))
+    if "KeyUsage" not in parameters and spec != "SYMMETRIC_DEFAULT":
+        raise Refusal(
+            "ValidationException",
+            "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.",
+        )
+    usage = parameters.get("KeyUsage", "ENCRYPT_DECRYPT")
+    if usage not in USAGES[spec]:
+        raise Refusal("ValidationException", f"KeyUsage {usage} is not compatible with KeySpec {spec}")
+
+
 def _grantee(parameters: Parameters, problems: list[str]) -> None:
     _no_service_principals(parameters, problems)
     if "GranteePrincipal" not in parameters:
@@ -85,10 +112,14 @@ def _no_service_principals(parameters: Parameters, problems: list[str]) -> None:
 
 def _expiration(parameters: Parameters, problems: list[str]) -> None:
     expires = parameters.get("ExpirationModel", "KEY_MATERIAL_EXPIRES") == "KEY_MATERIAL_EXPIRES"
-    if expires is not ("ValidTo" in parameters):
+    if expires and "ValidTo" not in parameters:
+        raise Refusal(
+            "ValidationException", "A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"
+        )
+    if not expires and "ValidTo" in parameters:
         raise Refusal(
             "ValidationException",
-            "Please specify ValidTo if ExpirationModel is KEY_MATERIAL_EXPIRES, and only then.",
+            "Please specify ValidTo only if the ExpirationModel is KEY_MATERIAL_EXPIRES.",
         )
 
 
@@ -114,7 +145,7 @@ def _one_grant(parameters: Parameters, problems: list[str]) -> None:
 
 RULES: Final[dict[str, tuple[Rule, ...]]] = {
     "CreateGrant": (_grantee, _known_constraints),
-    "CreateKey": (_own_key_store, _one_key_spec),
+    "CreateKey": (_own_key_store, _one_key_spec, _usage_of_the_spec),
     "Decrypt": (_without_enclave, _ciphertext_given),
     "GenerateDataKey": (_without_enclave, _data_key_length),
     "GenerateDataKeyWithoutPlaintext": (_data_key_length,),

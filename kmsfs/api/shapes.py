@@ -14,7 +14,8 @@ from typing import Final, NoReturn, Protocol
 from kmsfs.api.refusal import Refusal
 
 _INT32: Final = range(-(2**31), 2**31)
-_SHOWN: Final = 256
+#: Characters of a value that a message quotes: one more than the longest text but a policy may have.
+_SHOWN: Final = 8193
 
 
 class Shape(Protocol):

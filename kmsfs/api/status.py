@@ -1,5 +1,6 @@
 """Errors of kmsfs in AWS's names, statuses and words: one total table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +15,13 @@ class WireError:
 
     code: str
     status: int = 400
-    #: ``{resource}`` is the key or alias that the request named, ``{text}`` the error's own words.
+    #: ``{resource}`` is the key or alias that the request named, ``{text}`` the error's own words, and
+    #: ``{sentence}`` the same words as AWS writes them; the other names are those of ``UNTOLD``.
     message: str = "{text}"
 
+
+#: What a message may tell beside that: of the request, and of the key that it is about.
+UNTOLD: Final[Mapping[str, str]] = {"action": "", "algorithm": "", "usage": "", "spec": "", "origin": ""}
 
 _INTERNAL: Final = WireError(
     "KMSInternalException", 500, "The request was rejected because of an internal failure."
@@ -29,7 +34,19 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.KmsfsError: _INTERNAL,
     errors.InvalidRequestError: WireError("ValidationException"),
     errors.UnsupportedOperationError: WireError("UnsupportedOperationException"),
+    errors.WrongOriginError: WireError(
+        "UnsupportedOperationException",
+        message="{resource} origin is {origin} which is not valid for this operation.",
+    ),
+    errors.NotPrimaryError: WireError(
+        "UnsupportedOperationException", message="{resource} is not a multi-Region primary key."
+    ),
     errors.LimitExceededError: WireError("LimitExceededException"),
+    errors.RotationsUsedUpError: WireError(
+        "LimitExceededException",
+        message="The on-demand rotations limit has been reached for the given keyId. "
+        "No more on-demand rotations can be performed for this key: {resource}",
+    ),
     errors.RegionNotFoundError: WireError("NotFoundException"),
     errors.KeyNotFoundError: WireError("NotFoundException", message="Key '{resource}' does not exist"),
     errors.UnknownMaterialError: WireError(
@@ -42,6 +59,7 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
         "KMSInvalidStateException", message="{resource} is pending deletion."
     ),
     errors.KeyStateError: WireError("KMSInvalidStateException"),
+    errors.RotationPendingError: WireError("KMSInvalidStateException", message="{sentence}"),
     errors.KeyPendingImportError: WireError(
         "KMSInvalidStateException", message="{resource} is pending import."
     ),
@@ -66,7 +84,13 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.DuplicateTagError: WireError("TagException", message="Duplicate tag keys"),
     errors.TooManyTagsError: WireError("TagException", message="Too many tags"),
     errors.InvalidCiphertextError: WireError("InvalidCiphertextException", message=""),
-    errors.InvalidKeyUsageError: WireError("InvalidKeyUsageException"),
+    errors.InvalidKeyUsageError: WireError(
+        "InvalidKeyUsageException",
+        message="{resource} key usage is {usage} which is not valid for {action}.",
+    ),
+    errors.WrongAlgorithmError: WireError(
+        "InvalidKeyUsageException", message="Algorithm {algorithm} is incompatible with key spec {spec}."
+    ),
     errors.InvalidMacError: WireError("KMSInvalidMacException", message=""),
     errors.IncorrectKeyError: WireError(
         "IncorrectKeyException",
@@ -93,7 +117,11 @@ def wire_error(error: errors.KmsfsError) -> WireError:
     return next(WIRE_ERRORS[kind] for kind in type(error).__mro__ if kind in WIRE_ERRORS)
 
 
-def refusal_of(error: errors.KmsfsError, resource: str) -> Refusal:
+def refusal_of(error: errors.KmsfsError, resource: str, told: Mapping[str, str] = UNTOLD) -> Refusal:
     """Return the refusal that a client gets for an error about the key or alias it named."""
-    row = wire_error(error)
-    return Refusal(row.code, row.message.format(resource=resource, text=error), status=row.status)
+    row, text = wire_error(error), str(error)
+    sentence = f"{text[:1].upper()}{text[1:]}."
+    message = row.message.format_map(
+        {**UNTOLD, **told, "resource": resource, "text": text, "sentence": sentence}
+    )
+    return Refusal(row.code, message, status=row.status)

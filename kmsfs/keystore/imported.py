@@ -15,7 +15,9 @@ from kmsfs.errors import (
     InvalidRequestError,
     KeyNotFoundError,
     KeyStateError,
+    RotationPendingError,
     UnsupportedOperationError,
+    WrongOriginError,
 )
 from kmsfs.ids import KeyId, MaterialId
 from kmsfs.keystore.aliases import changeable
@@ -64,7 +66,7 @@ class ImportedMaterial:
         """Return the key, or raise what refuses the operation for its origin and state."""
         key = changeable(snapshot, key_id)
         if key.origin is not Origin.EXTERNAL:
-            raise UnsupportedOperationError(f"material of key {key.arn} was made in the token, not imported")
+            raise WrongOriginError(f"material of key {key.arn} was made in the token, not imported")
         next_state(key.state, operation, key.arn)
         return key
 
@@ -165,13 +167,14 @@ class ImportedMaterial:
             self._materials.suite_of(key.spec),
             self._now(),
             expires_at=arrival.expires_at,
-            import_state=_state_of_new(key),
+            import_state=_state_of_new(key, material_id),
             description=arrival.description,
         )
 
     def _taken_in(self, key: KeyMetadata, material: Material) -> Changes:
         others = [other for other in key.materials if other.material_id != material.material_id]
-        if len(others) == len(key.materials) and material.import_state is not _state_of_new(key):
+        is_new = len(others) == len(key.materials)
+        if is_new and material.import_state is not _state_of_new(key, material.material_id):
             raise KeyStateError(f"key {key.arn} was given other material meanwhile", hint="try again")
         with_it = replace(
             key,
@@ -253,14 +256,16 @@ def _waiting(key: KeyMetadata) -> Material | None:
     return next((m for m in key.materials if m.import_state is ImportState.PENDING_ROTATION), None)
 
 
-def _state_of_new(key: KeyMetadata) -> ImportState | None:
+def _state_of_new(key: KeyMetadata, material_id: MaterialId) -> ImportState | None:
     if not key.materials:
         return None
     if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
         raise UnsupportedOperationError(f"key {key.arn} is a MAC key: its material does not change")
-    if _waiting(key) is not None:
-        raise KeyStateError(
-            f"key {key.arn} has imported material that waits for rotation",
+    waiting = _waiting(key)
+    if waiting is not None:
+        raise RotationPendingError(
+            f"new key material (id: {material_id.hex()}) cannot be imported into KMS key {key.arn}, "
+            f"because another key material (id: {waiting.material_id.hex()}) is pending rotation",
             hint="rotate the key, or delete that material",
         )
     return ImportState.PENDING_ROTATION

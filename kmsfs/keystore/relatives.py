@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from kmsfs.errors import UnsupportedOperationError
+from kmsfs.errors import NotPrimaryError
 from kmsfs.keystore.model import KeyMetadata
 
 
@@ -21,22 +21,22 @@ class Relatives(Protocol):
 
 
 def require_multi_region(key: KeyMetadata) -> None:
-    """Raise UnsupportedOperationError for a key of one region."""
+    """Raise NotPrimaryError for a key of one region."""
     if key.primary_region is None:
-        raise UnsupportedOperationError(
+        raise NotPrimaryError(
             f"key {key.arn} is no multi-region key", hint="kmsfs key create --multi-region makes one"
         )
 
 
 def require_no_replica(key: KeyMetadata) -> None:
-    """Raise UnsupportedOperationError for a replica: some things are done to its primary only."""
+    """Raise NotPrimaryError for a replica: some things are done to its primary only."""
     if key.primary_region is not None and not key.is_primary:
-        raise UnsupportedOperationError(
+        raise NotPrimaryError(
             f"key {key.arn} is a replica", hint=f"its primary key is {key.arn_in(key.primary_region)}"
         )
 
 
 def require_primary(key: KeyMetadata) -> None:
-    """Raise UnsupportedOperationError unless this is the primary of a multi-region key."""
+    """Raise NotPrimaryError unless this is the primary of a multi-region key."""
     require_multi_region(key)
     require_no_replica(key)

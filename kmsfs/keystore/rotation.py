@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
 
-from kmsfs.errors import InvalidRequestError, LimitExceededError, UnsupportedOperationError
+from kmsfs.errors import InvalidRequestError, RotationsUsedUpError, UnsupportedOperationError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.aliases import changeable
 from kmsfs.keystore.imported import ImportedMaterial
@@ -82,7 +82,7 @@ class Rotation:
         require_no_replica(key)
         made = [m for m in key.materials if m.rotation_type is RotationType.ON_DEMAND]
         if len(made) >= MAX_ON_DEMAND:
-            raise LimitExceededError(f"key {key.arn} was rotated on demand {MAX_ON_DEMAND} times already")
+            raise RotationsUsedUpError(f"key {key.arn} was rotated on demand {MAX_ON_DEMAND} times already")
         if key.origin is Origin.EXTERNAL:
             return self.imported.rotate(key_id)
         return self.rotate(key, RotationType.ON_DEMAND)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from kmsfs.errors import InvalidKeyUsageError, InvalidRequestError
+from kmsfs.errors import InvalidRequestError, WrongAlgorithmError
 from kmsfs.keystore.model import KeyMetadata, KeySpec, KeyUsage
 from kmsfs.keystore.ports import Digest
 
@@ -27,10 +27,10 @@ SPECS: Final[dict[KeySpec, SpecFacts]] = {
 
 
 def mac_digest(key: KeyMetadata, algorithm: str) -> Digest:
-    """Return the digest of a MAC algorithm, or raise InvalidKeyUsageError if the key has another one."""
+    """Return the digest of a MAC algorithm, or raise WrongAlgorithmError if the key has another one."""
     digest = SPECS[key.spec].digest
     if digest is None or algorithm != f"HMAC_{digest.name}":
-        raise InvalidKeyUsageError(
+        raise WrongAlgorithmError(
             f"algorithm {algorithm} is incompatible with key spec {key.spec.value} of {key.arn}"
         )
     return digest

@@ -83,7 +83,7 @@ def test_a_key_is_of_its_region_alone(us: Any, eu: Any, key: Any) -> None:
     assert refused(lambda: eu.decrypt(CiphertextBlob=blob))[0] == "AccessDeniedException"
     assert refused(lambda: eu.encrypt(KeyId=key["Arn"], Plaintext=b"x")) == (
         "NotFoundException",
-        f"Invalid arn {EU}",
+        f"Invalid arn {US}",
     )
     unknown = refused(lambda: eu.describe_key(KeyId=key["KeyId"]))
     assert unknown == ("NotFoundException", f"Key '{key['Arn'].replace(US, EU)}' does not exist")

@@ -116,7 +116,7 @@ def test_the_key_must_be_named_and_of_this_region(us: Any, key: Any, action: str
     absent = "01234567-89ab-cdef-0123-456789abcdef"
     missing = ("NotFoundException", f"Key '{key['Arn'].replace(key['KeyId'], absent)}' does not exist")
     assert said(absent) == missing
-    assert said(key["Arn"].replace(US, EU)) == ("NotFoundException", f"Invalid arn {US}")
+    assert said(key["Arn"].replace(US, EU)) == ("NotFoundException", f"Invalid arn {EU}")
     assert said("alias/any") == ("NotFoundException", "Invalid keyId 'alias/any'")
 
 

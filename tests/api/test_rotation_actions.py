@@ -29,7 +29,7 @@ def test_rotation_is_turned_on_and_off(us: Any, key: Any) -> None:
 def test_new_material_and_the_old_ciphertext(us: Any, key: Any) -> None:
     name = key["KeyId"]
     old = us.encrypt(KeyId=name, Plaintext=b"old")["CiphertextBlob"]
-    assert us.rotate_key_on_demand(KeyId=name)["KeyId"] == name
+    assert us.rotate_key_on_demand(KeyId=name)["KeyId"] == key["Arn"]
     new = us.encrypt(KeyId=name, Plaintext=b"new")["CiphertextBlob"]
     found = [us.decrypt(CiphertextBlob=blob) for blob in (old, new)]
     assert [answer["Plaintext"] for answer in found] == [b"old", b"new"]

@@ -50,7 +50,7 @@ class World:
 
     def check(self, action: str, parameters: Mapping[str, object]) -> None:
         """Authorise a request of alice's."""
-        PERMISSIONS[action](ActionCall(self.keystore, US, parameters, Caller("alice")))
+        PERMISSIONS[action](ActionCall(self.keystore, US, action, parameters, Caller("alice")))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_grant_is_retired_by_whom_it_names(world: World, by_token: bool) -> No
     world.give("RetireGrant")
     with pytest.raises(AccessDeniedError, match="kms:RetireGrant"):
         world.check("RetireGrant", parameters)
-    PERMISSIONS["RetireGrant"](ActionCall(world.keystore, US, parameters, Caller("root")))
+    PERMISSIONS["RetireGrant"](ActionCall(world.keystore, US, "RetireGrant", parameters, Caller("root")))
 
 
 @pytest.mark.parametrize("action", ["CreateAlias", "UpdateAlias", "DeleteAlias"])

@@ -6,9 +6,14 @@ import pytest
 from botocore.loaders import Loader
 
 from kmsfs.api.actions import ACTIONS, UNSUPPORTED
+from kmsfs.api.model import KeySpec as KeySpecs
+from kmsfs.api.model import KeyUsageType
+from kmsfs.api.rules import USAGES
 from kmsfs.api.shapes import Blob, Boolean, Integer, ListOf, MapOf, Shape, Structure, Text, Timestamp
 from kmsfs.api.wire import TARGET_PREFIX
+from kmsfs.keystore.model import KeySpec
 from kmsfs.keystore.policy.actions import GRANT_OPERATIONS, KMS_ACTIONS
+from kmsfs.keystore.specs import SPECS
 
 MODEL: dict[str, Any] = Loader().load_service_model("kms", "service-2", "2014-11-01")
 SHAPES: dict[str, Any] = MODEL["shapes"]
@@ -19,7 +24,7 @@ def described(shape: Shape) -> dict[str, Any]:
     match shape:
         case Text():
             row = {"type": "string", "min": shape.minimum, "max": shape.maximum, "pattern": shape.pattern}
-            row["enum"] = list(shape.values) or None
+            row["enum"] = sorted(shape.values) or None  # AWS lists them in another order than its model
         case Blob():
             row = {"type": "blob", "min": shape.minimum, "max": shape.maximum}
         case Integer():
@@ -50,6 +55,7 @@ def expected(name: str) -> dict[str, Any]:
     shape = SHAPES[name]
     row = {key: shape[key] for key in ("type", "min", "max", "pattern", "enum", "required") if shape.get(key)}
     row |= {key: 0 for key in ("min",) if shape.get(key) == 0}
+    row |= {key: sorted(shape[key]) for key in ("enum",) if key in shape}
     for key in ("member", "key", "value"):
         if key in shape:
             row[key] = expected(shape[key]["shape"])
@@ -82,3 +88,13 @@ def test_policies_can_name_every_action() -> None:
 
 def test_grants_can_allow_what_the_model_lists() -> None:
     assert set(SHAPES["GrantOperation"]["enum"]) == GRANT_OPERATIONS
+
+
+def test_every_key_spec_has_its_usages() -> None:
+    assert set(USAGES) == set(KeySpecs.values)
+    assert {usage for usages in USAGES.values() for usage in usages} == set(KeyUsageType.values)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_is_made_here_is_for_what_aws_says(spec: KeySpec) -> None:
+    assert USAGES[spec.value] == (SPECS[spec].usage.value,)

@@ -62,13 +62,13 @@ VIOLATIONS: list[tuple[str, dict[str, Any], str]] = [
     (
         "Encrypt",
         {"KeyId": "k" * 2049, "Plaintext": b64(1)},
-        failed(f" '{'k' * 256}...'", "keyId", LESS(2048)),
+        failed(f" '{'k' * 2049}'", "keyId", LESS(2048)),
     ),
     ("Decrypt", {"CiphertextBlob": b64(6145)}, failed("", "ciphertextBlob", LESS(6144))),
     ("Decrypt", {}, failed(" null", "ciphertextBlob", NOT_NULL)),
     ("GenerateRandom", {"NumberOfBytes": 1025}, failed(" '1025'", "numberOfBytes", AT_MOST(1024))),
     ("GenerateRandom", {"NumberOfBytes": 0}, failed(" '0'", "numberOfBytes", AT_LEAST(1))),
-    ("CreateKey", {"Description": "d" * 8193}, failed(f" '{'d' * 256}...'", "description", LESS(8192))),
+    ("CreateKey", {"Description": "d" * 8193}, failed(f" '{'d' * 8193}'", "description", LESS(8192))),
     ("CreateKey", {"Tags": [{"TagKey": "", "TagValue": ""}]}, failed(" ''", "tags.1.member.tagKey", MORE(1))),
     ("CreateKey", {"Tags": [{"TagKey": "k"}]}, failed(" null", "tags.1.member.tagValue", NOT_NULL)),
     (
@@ -79,7 +79,7 @@ VIOLATIONS: list[tuple[str, dict[str, Any], str]] = [
     (
         "TagResource",
         {"KeyId": KEY, "Tags": [{"TagKey": "k", "TagValue": "v" * 257}]},
-        failed(f" '{'v' * 256}...'", "tags.1.member.tagValue", LESS(256)),
+        failed(f" '{'v' * 257}'", "tags.1.member.tagValue", LESS(256)),
     ),
     (
         "CreateAlias",
@@ -89,7 +89,7 @@ VIOLATIONS: list[tuple[str, dict[str, Any], str]] = [
     (
         "CreateAlias",
         {"AliasName": "a" * 257, "TargetKeyId": KEY},
-        failed(f" '{'a' * 256}...'", "aliasName", LESS(256)),
+        failed(f" '{'a' * 257}'", "aliasName", LESS(256)),
     ),
     (
         "CreateAlias",
@@ -305,12 +305,12 @@ GRANT = {"KeyId": KEY, "GranteePrincipal": "arn:aws:iam::111122223333:root", "Op
 IMPORT = {"KeyId": KEY, "ImportToken": "eA==", "EncryptedKeyMaterial": "eA=="}
 FOR_EVER = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 RULES: list[tuple[str, dict[str, Any], str, str]] = [
-    ("ImportKeyMaterial", IMPORT, "ValidationException", "ValidTo"),
+    ("ImportKeyMaterial", IMPORT, "ValidationException", "A validTo date must be set"),
     (
         "ImportKeyMaterial",
         IMPORT | {"ExpirationModel": "KEY_MATERIAL_EXPIRES"},
         "ValidationException",
-        "ValidTo",
+        "A validTo date must be set",
     ),
     (
         "ImportKeyMaterial",

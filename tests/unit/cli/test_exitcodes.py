@@ -13,14 +13,17 @@ def leaves(base: type[errors.KmsfsError] = errors.KmsfsError) -> list[type[error
 
 
 # Bases that are raised themselves: an alias or region that exists, bytes that do not parse, a malformed alias or
-# tag, a key that is not there or not in the right state.
+# tag, a key that is not there, for something else or not in the right state, a quota, what no key can do.
 RAISED_BASES = [
     errors.AlreadyExistsError,
     errors.FormatError,
     errors.InvalidAliasError,
+    errors.InvalidKeyUsageError,
     errors.KeyNotFoundError,
     errors.KeyStateError,
+    errors.LimitExceededError,
     errors.TagError,
+    errors.UnsupportedOperationError,
 ]
 
 

@@ -269,7 +269,7 @@ def test_new_material_waits_for_rotation(timed: Keystore, key: KeyMetadata, cloc
     clock.time += 1
     second = timed.import_material(key.arn, Arrival(SECOND, new=True, description="second")).material_id
     assert timed.encrypt(key.arn, b"x", {}).material_id == old.material_id == first
-    with pytest.raises(KeyStateError, match="waits for rotation"):
+    with pytest.raises(KeyStateError, match="is pending rotation"):
         timed.import_material(key.arn, Arrival(bytes(32), new=True))
     states = [entry["KeyMaterialState"] for entry in timed.resolve(key.arn).rotations(with_first=True)]
     assert states == ["CURRENT", "PENDING_ROTATION"]

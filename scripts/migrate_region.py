@@ -13,8 +13,9 @@ The plan is TOML:
     path = "/srv/trees/a"      # a tree or a mount
     to_key = "arn:aws:kms:us-east-1:000000000000:key/..."
 
-What was begun is resumed; a tree that fails does not stop the others. The report is JSON. Exit code 0: every tree is
-migrated and verified; 37: files were left behind; 1: a tree could not be migrated; 2: the plan is wrong.
+What was begun is resumed; a tree that fails does not stop the others. The report is JSON, and names the signed report
+of each tree's migration. Exit code 0: every tree is migrated, reported and verified; 37: files were left behind; 1: a
+tree could not be migrated, or its migration not be reported; 2: the plan is wrong.
 """
 
 import argparse
@@ -83,11 +84,12 @@ def migrate(tree: dict[str, str], plan: dict[str, Any], *, dry_run: bool) -> dic
     for name, more in steps.items():
         done = run(plan, "migrate", tree["path"], *target, *more, "--json")
         result[name] = json.loads(done.stdout) if done.stdout else None
-        result["exit_code"] = done.returncode
         if done.returncode:
+            result["exit_code"] = done.returncode
             result["error"] = done.stderr.strip()
             print(f"migrate_region: {tree['path']}: {done.stderr.strip()}", file=sys.stderr)
-            break
+            if not (result[name] and result[name].get("complete")):  # else only its report is missing
+                break
     return result
 
 

@@ -23,6 +23,7 @@ TABLE: Final = {
     "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),
     "rewrap": (f"{_COMMANDS}.rewrap", "Bring every slot of a tree to its key's current material."),
     "migrate": (f"{_COMMANDS}.migrate", "Bring a whole tree under another key."),
+    "report": (f"{_COMMANDS}.report", "Make and verify the signed reports of migrations."),
     "replicate": (f"{_COMMANDS}.replicate", "Keep every file of a tree under one more key, or one less."),
     "zone": (f"{_COMMANDS}.zone", "Bind directories of a tree to keys of their own."),
     "info": (f"{_COMMANDS}.info", "Show which keys a file is encrypted under."),

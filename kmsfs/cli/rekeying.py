@@ -97,7 +97,7 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
     tell(result, tree, changed, as_json=as_json)
 
 
-def tell(result: Result, tree: Path, changed: ChangeList, *, as_json: bool, **more: str) -> None:
+def tell(result: Result, tree: Path, changed: ChangeList, *, as_json: bool, **more: str | None) -> None:
     """Print what came of a change."""
     listed = str(changed.path) if changed.written else None
     if as_json:
@@ -120,7 +120,7 @@ def tell(result: Result, tree: Path, changed: ChangeList, *, as_json: bool, **mo
                 "changed": f"{result.done:,}",
                 "failed": f"{len(result.failures):,}",
                 "change list": listed or "-",
-                **more,
+                **{name: value or "-" for name, value in more.items()},
             }
         )
         print_failures(result.failures)

@@ -59,14 +59,17 @@ class Task:
     version: int = VERSION
 
 
+Slots = tuple[tuple[str, str], ...]  # of one header, each as (key ARN, material id in hex)
+
+
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One file's change: its slots before and after, each as (key ARN, material id in hex)."""
+    """One file's change: its slots before and after."""
 
     file_id: str
     path: str
-    old: tuple[tuple[str, str], ...]
-    new: tuple[tuple[str, str], ...]
+    old: Slots
+    new: Slots
 
 
 class Journal:
@@ -137,7 +140,8 @@ class Journal:
 
     def fail(self, failures: Sequence[Failure]) -> None:
         """What was left as it is."""
-        self._append({"failed": [[os.fsdecode(failure.path), failure.reason] for failure in failures]})
+        failed = [[os.fsdecode(failure.path), failure.reason] for failure in failures]
+        self._append({"failed": failed, "at": time.time()})
         self.sync()
 
     def sync(self) -> None:
@@ -158,6 +162,8 @@ class Reading:
     state: State
     done: int
     unsettled: tuple[Moved, ...]  # the batch that a crash interrupted
+    failed: tuple[tuple[str, str], ...]  # paths and reasons of what the last run that came to its end left
+    at: float  # when its state, or what was left, was last written down
     length: int
 
 
@@ -200,15 +206,21 @@ def read(path: Path) -> Reading:
     records = _Records(path)
     first = next(iter(records), None)
     task = _task(first, path)
-    state, done, unsettled = State.RUNNING, 0, tuple[Moved, ...]()
+    state, done, intended = State.RUNNING, 0, list[list[Any]]()
+    failed, at = tuple[tuple[str, str], ...](), task.started_at
     for record in records:
+        at = record.get("at", at)
         if "state" in record:
             state = State(record["state"])
+            failed = () if state is State.DONE else failed
+        elif "failed" in record:
+            failed = tuple(map(tuple, record["failed"]))
         elif "intended" in record:
-            unsettled = tuple(_parse_moved(entry) for entry in record["intended"])
+            intended = record["intended"]
         elif "undone" in record:
-            done, unsettled = done + len(unsettled) - len(record["undone"]), ()
-    return Reading(task, state, done, unsettled, records.length)
+            done, intended = done + len(intended) - len(record["undone"]), []
+    unsettled = tuple(map(_parse_moved, intended))
+    return Reading(task, state, done, unsettled, failed, at, records.length)
 
 
 def moves(path: Path) -> Iterator[Moved]:

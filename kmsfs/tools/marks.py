@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 NAME: Final = "reencrypted.db"
@@ -78,12 +79,16 @@ class Marks:
             rows = self._db.execute("SELECT * FROM links").fetchall()
         return [Links(mark, now, before, tuple(paths.split(b"\0"))) for mark, now, before, paths in rows]
 
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """What fails here is the disk that holds the marks."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            number = errno.ENOSPC if full else errno.EIO
-            raise OSError(number, os.strerror(number), str(self._path)) from error
+    def _failing(self) -> AbstractContextManager[None]:
+        return disk_failures(self._path)
+
+
+@contextmanager
+def disk_failures(path: Path) -> Iterator[None]:
+    """What fails of a database at ``path`` is the disk that holds it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error

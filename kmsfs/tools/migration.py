@@ -147,8 +147,9 @@ def asked(directory: Path) -> State | None:
     return State.PAUSED if (directory / PAUSE).exists() else None
 
 
-def cancel(journal: Journal) -> None:
+def cancel(journal: Journal, root_fd: int) -> None:
     """End a migration that nobody works on."""
+    _settle_interrupted(journal, root_fd)
     journal.set_state(State.CANCELLED)
     _forget_requests(journal.directory)
 

@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, KMSFS, Home, refused
+from testkit.home import ALIAS, Home, refused
+from testkit.migrating import await_done, start
 from testkit.mounting import Mount
 from testkit.tool_trees import slot_keys
-from testkit.waiting import await_true
 
 from kmsfs.cli.exitcodes import ExitCode
 
 US = "us-east-1"
 FILES = 600
-RATE = "300"  # calls a second, two for each file
 
 
 @pytest.fixture
@@ -60,31 +59,6 @@ def slow(home: Home, filled: Path, us_key: str) -> Iterator[subprocess.Popen[str
     if process.poll() is None:
         process.kill()
     process.communicate()
-
-
-def start(home: Home, tree: Path, *more: str) -> subprocess.Popen[str]:
-    """Begin or resume a migration of a few hundred files a second; returns when a batch is done."""
-    arguments = ("--to-key", *more) if more and more[0].startswith("arn:") else more
-    process = subprocess.Popen(
-        [KMSFS, "migrate", tree, *arguments, "--rate", RATE, "--json"],
-        env=home.env(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return process
-
-
-def await_done(home: Home, process: subprocess.Popen[str]) -> None:
-    """Wait until the journal says that the first batch is done."""
-
-    def begun() -> bool:
-        assert process.poll() is None, f"ended too early: {process.communicate()}"
-        journals = list((home.path / "migrations").rglob("journal.jsonl"))
-        return bool(journals) and b'"undone"' in journals[0].read_bytes()
-
-    await_true(begun)
 
 
 def test_plan_run_verify(home: Home, filled: Path, mounted: Mount, eu_key: str, us_key: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from testkit.home import ALIAS, Home
+from testkit.tokens import build_shim, make_softhsm, make_token
 from testkit.tool_trees import slot_keys
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "migrate_region.py"
@@ -41,6 +42,8 @@ def test_trees_are_migrated_one_after_the_other(home: Home, us_key: str, tmp_pat
     told = json.loads(report.read_text())["trees"]
     assert [tree["migration"]["complete"] for tree in told] == [True, True]
     assert [tree["verification"]["failed"] for tree in told] == [[], []]
+    for tree in told:
+        assert home.json("report", "verify", tree["migration"]["report"])["tree"] == tree["path"]
     assert all(home.json("info", tree)["default_key_arn"] == us_key for tree in trees)
     assert slot_keys(trees[0]) == set()
 
@@ -56,6 +59,26 @@ def test_a_tree_that_fails_does_not_stop_the_others(home: Home, us_key: str, tmp
     told = json.loads(done.stdout)["trees"]
     assert [tree["exit_code"] for tree in told] == [30, 0]
     assert "nothing is no directory" in done.stderr
+
+
+def test_a_migration_that_cannot_be_reported_is_verified_all_the_same(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = make_softhsm(tmp_path / "own")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(conf))
+    monkeypatch.setenv("KMSFS_SHIM", "no-ec")
+    shim, pin_file = build_shim(tmp_path, beside_softhsm=True), make_token(conf, "own")
+    home.ok("region", "add", US, "--module", shim, "--token", "own", "--pin-file", pin_file)
+    key = home.json("key", "create", "--region", US)["Arn"]
+    home.ok("init", tmp_path / "a", "--key", ALIAS, "--region", "eu-west-1")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'[[trees]]\npath = "{tmp_path / "a"}"\nto_key = "{key}"\n')
+    done = run(home, plan)
+    assert done.returncode == 1
+    (told,) = json.loads(done.stdout)["trees"]
+    assert (told["exit_code"], told["migration"]["complete"], told["migration"]["report"]) == (16, True, None)
+    assert "cannot sign reports" in told["error"]
+    assert told["verification"]["failed"] == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kmsfs.cli.home import home_path, open_keystore
 from kmsfs.cli.interrupt import stop_on_signal
 from kmsfs.cli.options import HELP_NAMES, json_option, region_option, touch_option
 from kmsfs.cli.progress import Progress
+from kmsfs.cli.reporting import written_report
 from kmsfs.cli.terminal import print_fields, print_json, print_line
 from kmsfs.cli.trees import open_tree, tree_and_mount
 from kmsfs.errors import IncompleteError, InvalidRequestError, TreeBusyError, UsageError
@@ -136,7 +137,7 @@ def _cancel(work: "KeyedTree", tree: Path) -> None:
     from kmsfs.tools.journal import Journal
 
     with Journal.resume(_journal_of(work, tree), work.block.tree_id) as journal:
-        migration.cancel(journal)
+        migration.cancel(journal, work.root_fd)
     print_line(f"the migration of {tree} is cancelled; its keys are {', '.join(work.block.key_arns)}")
 
 
@@ -229,4 +230,5 @@ def _migrate(
             changed.close()
     if result.complete and not result.failures:
         keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, passed_at=began)
-    rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory))
+    with written_report(keystore, journal.directory) as report:
+        rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory), report=report)

@@ -462,6 +462,7 @@ def test_what_botocore_serialises_is_read_back(request: tuple[str, dict[str, Any
             "cannot specify",
             "must not be null",
             "have value",
+            "must be set",
         )
         assert any(words in refusal.code + refusal.message for words in by_rule), refusal.message  # noqa: PT017
     else:

@@ -463,6 +463,8 @@ def test_what_botocore_serialises_is_read_back(request: tuple[str, dict[str, Any
             "must not be null",
             "have value",
             "must be set",
+            "must specify",
+            "is not compatible with",
         )
         assert any(words in refusal.code + refusal.message for words in by_rule), refusal.message  # noqa: PT017
     else:

@@ -97,7 +97,7 @@ def compare(
 def migrate(
     keystore: Keystore, home: Path, path: Path, key: KeyArn, scheduler: str | None = None
 ) -> tuple[int, float]:
-    """(files, seconds) of a migration as ``kmsfs migrate`` does it, journal and change list included."""
+    """(files, seconds) of a migration as ``kmsfs migrate`` does it, journal and change list included, but no report."""
     start = time.perf_counter()
     with UnmountedTree(keystore, path) as tree, ExitStack() as held:
         local = InProcess(Rekeyer(keystore, tree.block.tree_id))

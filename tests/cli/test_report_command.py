@@ -88,11 +88,14 @@ def check_against_store(
     assert {file["file_id"]: (file["path"], file["new"]) for file in files} == after
 
 
-def test_a_migration_ends_with_it(home: Home, filled: Path, us_key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--reencrypt",)])
+def test_a_migration_ends_with_it(
+    home: Home, filled: Path, us_key: str, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     handed_over = tmp_path / "us-east-1.pem"
     handed_over.write_text(home.ok("report", "key", "--region", US))
     before = stored(filled)
-    told = home.json("migrate", filled, "--to-key", us_key)
+    told = home.json("migrate", filled, "--to-key", us_key, *options)
     report = told["report"]
     assert Path(report) == Path(told["journal"], "report.jsonl")
     check_against_store(report, before, stored(filled))
@@ -104,6 +107,7 @@ def test_a_migration_ends_with_it(home: Home, filled: Path, us_key: str, tmp_pat
     assert verified["fingerprint"] == shown["fingerprint"] == sha256(der).hexdigest()
     assert (verified["region"], verified["key_to"], verified["tree"]) == (US, us_key, str(filled))
     assert (verified["state"], verified["files"], verified["failures"]) == ("done", FEW, 0)
+    assert verified["reencrypt"] == bool(options)
     assert f"fingerprint  {shown['fingerprint']}\n" in home.ok("report", "verify", report)
     again = home.json("migrate", filled, "--to-key", us_key)["report"]
     assert [record["record"] for record in records(again)] == ["migration", "end"], "nothing was left to do"

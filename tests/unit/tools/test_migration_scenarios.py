@@ -1,7 +1,8 @@
 """The scenarios of HDFS's TestReencryption, on trees: pause, cancel, restart, changes in the middle."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from kmsfs.tools import migration
 from kmsfs.tools.access import UnmountedTree
 from kmsfs.tools.convergence import Result
 from kmsfs.tools.journal import NAME, Journal, State, find_last, find_open, moves, read
-from kmsfs.tools.passes import Tally
+from kmsfs.tools.passes import Planned, Tally
 from kmsfs.tools.runners import InProcess
 from kmsfs.tree.rekey import Rekeyer
 
@@ -158,28 +159,54 @@ async def test_files_vanish_in_the_middle_of_a_batch(
     assert slot_keys(store) == {(us_key,)}
 
 
+class CrashError(Exception):
+    """The process ends in the middle of a batch."""
+
+
+@contextmanager
+def crashing(*, put: bool) -> Iterator[None]:
+    """A batch ends right before or right after its headers are put in place."""
+    real = UnmountedTree.put
+
+    def crash(tree: UnmountedTree, planned: list[Planned], before_last: Callable[[], None]) -> object:
+        if put:
+            real(tree, planned, before_last)
+        else:
+            before_last()
+        raise CrashError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UnmountedTree, "put", crash)
+        yield
+
+
 async def test_a_crash_between_journal_and_headers_is_told_from_one_after(
     keystore: Keystore, tmp_path: Path, store: Path, us_key: KeyArn
 ) -> None:
-    class CrashError(Exception):
-        pass
-
-    def crash(self: UnmountedTree, planned: object, before_last: Callable[[], None]) -> object:
-        before_last()
-        raise CrashError
-
-    real = UnmountedTree.put
-    UnmountedTree.put = crash  # type: ignore[method-assign,assignment]
-    try:
-        with pytest.raises(CrashError):
-            run(keystore, tmp_path, store, us_key)
-    finally:
-        UnmountedTree.put = real  # type: ignore[method-assign]
+    with crashing(put=False), pytest.raises(CrashError):
+        run(keystore, tmp_path, store, us_key)
     journal = journal_of(keystore, tmp_path, store)
     assert len(read(journal / NAME).unsettled) == 4
     assert run(keystore, tmp_path, store, us_key).complete
     ids = [moved.file_id for moved in moves(journal / NAME)]
     assert len(ids) == len(set(ids)) == MORE + len(CONTENT) - 1, "what had not happened is not counted"
+
+
+@pytest.mark.parametrize("put", [False, True])
+async def test_what_a_crash_did_is_in_the_journal_of_one_that_is_cancelled(
+    keystore: Keystore, tmp_path: Path, store: Path, us_key: KeyArn, put: bool
+) -> None:
+    with crashing(put=put), pytest.raises(CrashError):
+        run(keystore, tmp_path, store, us_key)
+    directory = journal_of(keystore, tmp_path, store)
+    with (
+        UnmountedTree(keystore, store) as tree,
+        Journal.resume(directory, tree.block.tree_id) as journal,
+    ):
+        migration.cancel(journal, tree.root_fd)
+    reading = read(directory / NAME)
+    assert (reading.state, reading.unsettled) == (State.CANCELLED, ())
+    assert len(list(moves(directory / NAME))) == reading.done == (4 if put else 0)
 
 
 async def test_a_journal_of_another_tree_is_refused(

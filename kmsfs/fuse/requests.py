@@ -47,10 +47,10 @@ def _order(item: object) -> MountedSwap:
     )
 
 
-async def _moved(tree: Tree, request: dict[str, Any]) -> list[str] | None:
-    """Paths of what has got another name since this was last asked; nothing if that is not known."""
-    paths = tree.volume.moved.take()
-    return None if paths is None else [os.fsdecode(path) for path in paths]
+async def _moved(tree: Tree, request: dict[str, Any]) -> list[tuple[int, str]] | None:
+    """Inode and path of what has got another name since this was last asked; nothing if that is not known."""
+    places = tree.volume.moved.take()
+    return None if places is None else [(ino, os.fsdecode(path)) for ino, path in places]
 
 
 async def _reload(tree: Tree, request: dict[str, Any]) -> None:

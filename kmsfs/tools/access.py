@@ -88,7 +88,7 @@ class UnmountedTree(HeldTree):
         """Make a directory a zone of another key."""
         put_record(found.fd, self.keys.seal_directory(replace(found.record, zone=zone)))
 
-    def moved(self) -> list[bytes]:
+    def moved(self) -> list[tuple[int, bytes]]:
         """Nothing: nobody else moves anything."""
         return []
 
@@ -145,7 +145,7 @@ class ServedTree(HeldTree):
         """Make a directory a zone of another key."""
         self._mount.set_zone(os.fsdecode(found.path), zone)
 
-    def moved(self) -> list[bytes] | None:
+    def moved(self) -> list[tuple[int, bytes]] | None:
         """See WorkTree."""
         return self._mount.moved()
 

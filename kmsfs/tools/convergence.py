@@ -2,11 +2,12 @@
 
 An unmounted tree is held alone: one pass is enough. In a mounted one files come, change and move meanwhile. What the
 mount creates is as declared from the start; what it moves could dodge a pass, so it tells what it moved and that is
-looked at again, until all of it is found current.
+looked at again, until each such file was found current at one of its places, or is at none.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -29,8 +30,8 @@ class WorkTree(Store, Protocol):
     keys: TreeKeys
     alone: bool  # nobody else can change it meanwhile
 
-    def moved(self) -> list[bytes] | None:
-        """Paths of what was given another name since the last call; None if that was too much to remember."""
+    def moved(self) -> list[tuple[int, bytes]] | None:
+        """Inode and path of what was given another name since the last call; None if that was too much to remember."""
 
 
 @dataclass(slots=True)
@@ -87,29 +88,48 @@ class Convergence:
         return self.result
 
     def _look_at_moved(self) -> bool:
-        """Whether all that moved during the last pass is current."""
+        """Whether all that moved during the last pass is current, or fails twice for the same reason.
+
+        What was not where it was told to be has moved again, and is told of again, or is no more.
+        """
+        found: set[int] = set()
+        failed: dict[bytes, Failure] = {}
+        again: list[bytes] = []
         for _ in range(_MAX_PASSES):
             moved = self._tree.moved()
             if moved is None:
                 return False
-            if not moved:
+            starts = [*again, *(path for ino, path in moved if ino not in found)]
+            if not starts:
+                self.result.failures = list(dict.fromkeys([*self.result.failures, *failed.values()]))
                 return True
-            tally, _ = self._pass(moved)
-            self.result.failures = [*self.result.failures, *tally.failures]
-            if not tally.changed and not tally.gone:
-                return True
+            tally, overtaken = self._pass(starts, found)
+            if overtaken:
+                return False
+            now = {failure.path: failure for failure in tally.failures}
+            again = starts if tally.changed else [path for path in now if now[path] != failed.get(path)]
+            failed = {path: one for path, one in failed.items() if path not in starts} | now
         return False
 
-    def _pass(self, starts: list[bytes]) -> tuple[Tally, bool]:
-        one = Pass(self._tree, self._runner, self._ledger, self._progress)
+    def _pass(self, starts: list[bytes], found: set[int] | None = None) -> tuple[Tally, bool]:
+        one = Pass(self._tree, self._runner, self._ledger, self._progress, found)
+        told, entered = frozenset(starts), set[int]()
+
+        def on_directory(directory: FoundDirectory) -> None:
+            self._on_directory(directory)
+            if found is not None and directory.path in told:
+                entered.add(os.fstat(directory.fd).st_ino)
+
         walk = Walk(
             self._tree.root_fd,
             self._tree.keys,
             self._wanted,
-            on_directory=self._on_directory,
+            on_directory=on_directory,
             on_problem=one.fail,
         )
         tally = one.run(walk, starts)
+        if found is not None and not tally.changed and not tally.gone:
+            found |= entered
         self.result.passes += 1
         self.result.done += tally.done
         return tally, one.was_overtaken()

@@ -44,10 +44,10 @@ class MountedTree:
         """Make a directory a zone, or with an empty name of a key no zone of its own."""
         self._ask({"operation": "zone", "path": entry_path, "key_arn": key_arn})
 
-    def moved(self) -> list[bytes] | None:
-        """Paths of what has got another name since this was last asked; None if that is not known."""
-        paths = self._ask({"operation": "moved"})
-        return None if paths is None else [os.fsencode(path) for path in paths]
+    def moved(self) -> list[tuple[int, bytes]] | None:
+        """Inode and path of what has got another name since this was last asked; None if that is not known."""
+        places = self._ask({"operation": "moved"})
+        return None if places is None else [(ino, os.fsencode(path)) for ino, path in places]
 
     def swap(self, planned: Sequence[Planned], *, touch: bool) -> list[Outcome | KmsfsError | OSError]:
         """Put headers in place; what became of each file."""

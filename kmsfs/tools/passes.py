@@ -12,7 +12,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from kmsfs.errors import KmsfsError
 from kmsfs.format.layout import HEADER_SIZE
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from kmsfs.tools.runners import Runner
     from kmsfs.tools.walk import FoundFile, Walk, Wanted
+
+
+_STRIDE: Final = 1024  # files that are looked at between two words of progress
 
 
 class Outcome(StrEnum):
@@ -127,15 +130,24 @@ class KnownTargets:
 
 
 class Pass:
-    """See the module. ``progress`` is called after each batch."""
+    """See the module. ``progress`` is called after each batch, and while nothing is found to do.
+
+    ``found`` gets the inode number of each file that is current in the end.
+    """
 
     def __init__(
-        self, store: Store, runner: Runner, ledger: Ledger, progress: Callable[[Tally], None]
+        self,
+        store: Store,
+        runner: Runner,
+        ledger: Ledger,
+        progress: Callable[[Tally], None],
+        found: set[int] | None = None,
     ) -> None:
         self._store = store
         self._runner = runner
         self._ledger = ledger
         self._progress = progress
+        self._found = found
         self._targets = KnownTargets(runner)
         self._batch: list[Job] = []
         self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
@@ -156,6 +168,8 @@ class Pass:
                         self._look_at(found)
                         if len(self._batch) >= self._runner.batch_size:
                             self._flush()
+                        elif self.tally.files % _STRIDE == 0:
+                            self._progress(self.tally)  # who wants it to stop is heard where nothing is to do
                 self._flush()
         finally:
             self._close()
@@ -193,6 +207,8 @@ class Pass:
         wanted = found.wanted if status.st_nlink == 1 else self._decided.setdefault(key, found.wanted)
         if not raw or wanted != found.wanted or is_current(raw, self._targets.of(wanted)):
             self.tally.current += 1  # also a file that was never written, which has no header
+            if self._found is not None:
+                self._found.add(status.st_ino)
             return False
         if status.st_nlink > 1:
             if key in self._linked:
@@ -230,6 +246,8 @@ class Pass:
         for plan, outcome in zip(planned, outcomes, strict=True):
             if outcome is Outcome.DONE:
                 self.tally.done += 1
+                if self._found is not None:
+                    self._found.add(os.fstat(plan.job.fd).st_ino)
             elif outcome is Outcome.CHANGED:
                 self.tally.changed += 1
             elif outcome is Outcome.GONE:

@@ -102,19 +102,25 @@ class Walk:
         above = levels[-1]
         if not self._recognise(above):
             return
-        with suppress(FileNotFoundError):
+        path = join(above.path, name)
+        try:
             mode = os.stat(name, dir_fd=above.fd, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                above.children.append(name)
-            elif stat.S_ISREG(mode):
-                yield FoundFile(join(above.path, name), name, above.fd, self._wanted(above.zone))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._on_problem(path, error)
+            return
+        if stat.S_ISDIR(mode):
+            above.children.append(name)
+        elif stat.S_ISREG(mode):
+            yield FoundFile(path, name, above.fd, self._wanted(above.zone))
 
     def _open(self, above: _Level, name: bytes) -> _Level | None:
         path = join(above.path, name)
         assert above.record is not None  # noqa: S101 - children are listed after the record was read
         try:
             fd = backing.open_directory(name, above.fd)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # it moved, and something else may have its name
             return None
         except OSError as error:
             self._on_problem(path, error)
@@ -142,7 +148,12 @@ class Walk:
         except (OSError, FormatError, IntegrityError) as error:
             self._tell(level, error)
             return False
-        self._on_directory(FoundDirectory(level.path, level.fd, level.record))
+        try:
+            self._on_directory(FoundDirectory(level.path, level.fd, level.record))
+        except (FileNotFoundError, NotADirectoryError):  # it moved: whoever moved it tells
+            pass
+        except OSError as error:
+            self._on_problem(level.path, error)
         level.zone = level.record.zone or level.zone
         return True
 
@@ -163,16 +174,19 @@ class Walk:
         return False
 
     def _list(self, level: _Level, listing: int, wanted: Wanted) -> Iterator[FoundFile]:
-        with os.scandir(listing) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
-                if not is_entry(name) or self._is_foreign(name, level):
-                    continue
-                with suppress(FileNotFoundError):
-                    if entry.is_file(follow_symlinks=False):
-                        yield FoundFile(join(level.path, name), name, level.fd, wanted)
-                    elif entry.is_dir(follow_symlinks=False):
-                        level.children.append(name)
+        try:
+            with os.scandir(listing) as entries:
+                for entry in entries:
+                    name = os.fsencode(entry.name)
+                    if not is_entry(name) or self._is_foreign(name, level):
+                        continue
+                    with suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False):
+                            yield FoundFile(join(level.path, name), name, level.fd, wanted)
+                        elif entry.is_dir(follow_symlinks=False):
+                            level.children.append(name)
+        except OSError as error:  # of the directory: whoever takes the files catches his own
+            self._tell(level, error)
 
 
 def join(directory: bytes, name: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Where things have been moved to since a tool last asked.
 
-A tool that walks a mounted tree could miss what is moved from where it has not been to where it has.
+A tool that walks a mounted tree could miss what is moved from where it has not been to where it has. What moves to and
+fro is remembered once for each of its places; its inode number tells the tool what it has found already.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ class MovedPaths:
     """Records nothing before ``take`` was called for the first time."""
 
     def __init__(self) -> None:
-        self._paths: list[bytes] | None = None  # None: nobody asks, or there is too much to remember
+        self._places: dict[tuple[int, bytes], None] | None = None  # None: nobody asks, or it is too much
         self._bytes = 0
 
-    def add(self, parent: Inode, entry: bytes) -> None:
+    def add(self, parent: Inode, entry: bytes, ino: int) -> None:
         """Something has got another name."""
-        if self._paths is None:
+        if self._places is None:
             return
-        path = entry_path(parent, entry)
-        self._paths.append(path)
-        self._bytes += len(path)
-        if self._bytes > _MAX_BYTES:
-            self._paths = None
+        place = ino, entry_path(parent, entry)
+        if place not in self._places:
+            self._places[place] = None
+            self._bytes += len(place[1])
+            if self._bytes > _MAX_BYTES:
+                self._places = None
 
-    def take(self) -> list[bytes] | None:
-        """What was moved since the last call; None if that is not known. From now on it is."""
-        paths, self._paths, self._bytes = self._paths, [], 0
-        return paths
+    def take(self) -> list[tuple[int, bytes]] | None:
+        """(inode number, path) of what was moved since the last call; None if that is not known. From now on it is."""
+        places, self._places, self._bytes = self._places, {}, 0
+        return None if places is None else list(places)

@@ -130,7 +130,7 @@ class Namespace:
         try:
             parent_fd = self._directories.fd(parent)
             os.link(old_entry, entry, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
-            self._volume.moved.add(parent, entry)
+            self._volume.moved.add(parent, entry, inode.key[1])
         finally:
             os.close(source_fd)
 

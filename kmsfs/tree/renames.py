@@ -225,7 +225,8 @@ def _replace(volume: Volume, source: Place, target: Place, flags: int) -> None:
 
 
 def _moved(volume: Volume, inode: Inode | None, old: Place, new: Place) -> None:
-    volume.moved.add(new.parent, new.entry)
+    assert old.status is not None  # noqa: S101 - something stood there
+    volume.moved.add(new.parent, new.entry, old.status.st_ino)
     if inode is not None:
         inode.displace(old.parent, old.entry)
         inode.parent, inode.name = new.parent, new.entry

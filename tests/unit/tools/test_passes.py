@@ -1,6 +1,9 @@
 """A pass over an unmounted tree: what it changes, what it leaves, what it says."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -215,3 +218,28 @@ async def test_a_file_with_names_in_two_zones_is_settled_by_one_pass(
     assert (again.stale, again.files) == (0, first.files)
     async with opened(keystore, store) as posix:
         assert posix.slot_keys(b"one/f") in ([us_key], [other])
+
+
+async def test_a_directory_that_cannot_be_read_to_its_end_is_listed(
+    keystore: Keystore, store: Path, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(keystore, store) as posix:
+        broken = posix.backing(b"d")
+    real = os.scandir
+
+    @contextmanager
+    def scandir(fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            yield from listing
+            if os.fstat(fd).st_ino == broken.stat().st_ino:
+                raise OSError(errno.EIO, "Input/output error")
+
+        with real(fd) as listing:
+            yield entries()
+
+    monkeypatch.setattr("kmsfs.tools.walk.os.scandir", scandir)
+    tally = run(keystore, store, us_key)
+    assert [(failure.path, failure.reason) for failure in tally.failures] == [
+        (os.fsencode(broken.name), "input/output error")
+    ]
+    assert tally.done == len(CONTENT) - 1

@@ -273,20 +273,35 @@ async def test_what_moves_is_told_once(posix: Posix) -> None:
     assert moved.take() is None  # nobody had asked
     await posix.rename(b"a/d", b"b/e")
     await posix.link(b"a/f", b"b/e/g")
-    told = [os.fsencode(posix.backing(path).relative_to(posix.path)) for path in (b"b/e", b"b/e/g")]
-    assert moved.take() == told
+    assert moved.take() == [place(posix, b"b/e"), place(posix, b"b/e/g")]
     assert moved.take() == []
     await posix.put(b"x", b"")
     await posix.rename(b"x", b"a/f", backing.RENAME_EXCHANGE)
-    told = [os.fsencode(posix.backing(path).relative_to(posix.path)) for path in (b"a/f", b"x")]
-    assert moved.take() == told
+    assert moved.take() == [place(posix, b"a/f"), place(posix, b"x")]
+
+
+async def test_what_moves_to_and_fro_is_told_once_for_each_place(posix: Posix) -> None:
+    await posix.put(b"f", b"")
+    moved = posix.tree.volume.moved
+    moved.take()
+    for _ in range(3):
+        await posix.rename(b"f", b"g")
+        there = place(posix, b"g")
+        await posix.rename(b"g", b"f")
+    assert moved.take() == [there, place(posix, b"f")]
+
+
+def place(posix: Posix, path: bytes) -> tuple[int, bytes]:
+    """The inode and the encrypted path of what stands at a clear one."""
+    entry = posix.backing(path)
+    return entry.stat().st_ino, os.fsencode(entry.relative_to(posix.path))
 
 
 async def test_more_moves_than_can_be_kept_are_told_as_unknown(posix: Posix, keystore: Keystore) -> None:
     await posix.put(b"f", b"")
     moved = posix.tree.volume.moved
     moved.take()
-    for _ in range(4200):
-        moved.add(posix.tree.volume.inodes.root, b"n" * 255)
+    for number in range(4200):
+        moved.add(posix.tree.volume.inodes.root, b"n" * 255, number)
     assert moved.take() is None
     assert moved.take() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -74,9 +73,8 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
 
     with open_keystore(via=via) as keystore, open_tree(keystore, tree, touch=touch) as work:
         change = decide(keystore, work.block)
-        began = time.time()
         keystore.note_tree(
-            work.block.tree_id, work.path, {*work.block.key_arns, *change.during}, besides=True, passed_at=0
+            work.block.tree_id, work.path, {*work.block.key_arns, *change.during}, besides=True, under={}
         )
         changed = ChangeList(home_path(), work.block.tree_id)
         try:
@@ -92,7 +90,7 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
             changed.close()
         if result.complete and not result.failures:
             keystore.note_tree(
-                work.block.tree_id, work.path, {*work.block.key_arns, *result.zone_keys}, passed_at=began
+                work.block.tree_id, work.path, {*work.block.key_arns, *result.zone_keys}, under=result.under
             )
     tell(result, tree, changed, as_json=as_json)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def handlers(tree: Tree) -> dict[str, Handler]:
     """What a mount can be asked for, by operation."""
-    requests = {"zone": _zone, "swap": _swap, "moved": _moved, "reload": _reload}
+    requests = {"zone": _zone, "swap": _swap, "moved": _moved, "reload": _reload, "follow": _follow}
     return {operation: partial(request, tree) for operation, request in requests.items()}
 
 
@@ -56,3 +56,8 @@ async def _moved(tree: Tree, request: dict[str, Any]) -> list[tuple[int, str]] |
 async def _reload(tree: Tree, request: dict[str, Any]) -> None:
     """The superblock was replaced: take over the keys that it declares."""
     await tree.reload()
+
+
+async def _follow(tree: Tree, request: dict[str, Any]) -> None:
+    """What is made from here on is to be under keys' current material."""
+    await tree.follow()

@@ -1,7 +1,6 @@
 """What people do with keys and aliases, apart from using them: the part of ``Keystore`` for it."""
 
 import logging
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS, RETIRE
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec, Origin
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
-from kmsfs.keystore.retirement import MARGIN_S
+from kmsfs.keystore.retirement import require_followed
 from kmsfs.keystore.rotation import DEFAULT_PERIOD_DAYS
 from kmsfs.keystore.transitions import Operation
 
@@ -157,8 +156,9 @@ class Administration(Regions):
     def retire_key_material(self, ref: str, *, region: str | None = None) -> list[MaterialId]:
         """Destroy what a CMK has of old material, and return that.
 
-        Refused while a known tree may need it: a pass over each that has slots of the key must have been completed
-        since its last rotation. What is encrypted outside trees is not known, and lost.
+        Refused while a known tree may need it: the last pass over each that has slots of the key must have left them
+        all under its current material. What is encrypted outside trees is not known, and lost; who encrypts now may
+        do so under old material until some seconds after a rotation, so that it is refused for so long.
         """
         service, key = self._seen(ref, region)
         with self.audits.change(service, RETIRE, key.key_id, outside_trees="unknown") as change:
@@ -167,6 +167,7 @@ class Administration(Regions):
             trees = [tree for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
             change.details = {**change.details, "trees": _names(map(str, trees))}
             _require_passed(key, trees)
+            require_followed(key, self._now())
             retired = service.lifecycle.retired.retire(key)
             change.details = {**change.details, "materials": _names(name.hex() for name in retired)}
         return retired
@@ -210,15 +211,15 @@ class Administration(Regions):
         key_arns: Collection[str],
         *,
         besides: bool = False,
-        passed_at: float | None = None,
+        under: Mapping[str, str] | None = None,
     ) -> None:
         """Remember that a tree has slots of these keys, and of no other or ``besides`` those that are known.
 
-        ``passed_at`` is when a pass began that was completed, 0 if it was not. If the register cannot be written, a
-        warning is all that comes of it.
+        ``under`` tells for keys the material, in hex, that all their slots are under; None: what is known of that
+        stands. If the register cannot be written, a warning is all that comes of it.
         """
         try:
-            known_trees.note_tree(self.home, tree_id, path, key_arns, besides=besides, passed_at=passed_at)
+            known_trees.note_tree(self.home, tree_id, path, key_arns, besides=besides, under=under)
         except MetadataUnavailableError as error:
             _log.warning(
                 "%s: deleting a key of tree %s will not be refused for its sake", error, tree_id.hex()
@@ -268,13 +269,14 @@ class Administration(Regions):
 def _require_passed(key: KeyMetadata, trees: Iterable[known_trees.KnownTree]) -> None:
     """Raise KeyInUseError unless no tree can have a slot of old material."""
     current = key.current_material
-    since = math.inf if current is None else current.created_at + MARGIN_S
-    unsafe = [tree for tree in trees if tree.passed_at < since]
+    unsafe = [
+        tree for tree in trees if current is None or tree.under.get(key.arn) != current.material_id.hex()
+    ]
     if unsafe:
         tree = unsafe[0]
         raise KeyInUseError(
             f"old material of key {key.arn} may be in use: {_first([str(tree) for tree in unsafe])}",
-            hint=f"kmsfs rewrap {tree.path}, {MARGIN_S:.0f} seconds or more after the rotation, and to the end"
+            hint=f"kmsfs rewrap {tree.path}"
             if tree.kind == known_trees.TREE
             else f"{tree} keeps the material that it was made with",
         )

@@ -7,8 +7,8 @@ is not in it. Nothing else depends on it: who makes or mounts a tree goes on wit
 import fcntl
 import json
 import os
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +26,9 @@ class KnownTree:
     tree_id: str
     path: str
     key_arns: tuple[str, ...]
-    passed_at: float = (
-        0.0  # when the last pass began, if it left every slot under its key's material of that time
-    )
+    under: Mapping[str, str] = field(
+        default_factory=dict
+    )  # the material that every slot of a key is under (in hex), as the last pass left it; not said of other keys
 
     def __str__(self) -> str:
         return f"{self.kind} {self.path}"
@@ -52,7 +52,8 @@ def known_trees(home: Path) -> list[KnownTree]:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MetadataUnavailableError(
-            f"register of trees {path} is damaged", hint="move it away: mounting a tree enters it anew"
+            f"register of trees {path} is damaged",
+            hint="move it away: kmsfs rewrap enters a tree anew, with the keys of its zones",
         ) from error
 
 
@@ -64,13 +65,13 @@ def note_tree(
     kind: str = TREE,
     *,
     besides: bool = False,
-    passed_at: float | None = None,
+    under: Mapping[str, str] | None = None,
 ) -> None:
-    """Enter a tree, in place of what was known of its keys, or ``besides``; ``passed_at`` None: as it was known.
+    """Enter a tree, in place of what was known of its keys, or ``besides``; ``under`` None: as it was known.
 
     A register that is damaged is left as it is.
     """
-    tree = KnownTree(kind, tree_id.hex(), str(path.absolute()), tuple(sorted(set(key_arns))))
+    tree = KnownTree(kind, tree_id.hex(), os.path.realpath(path), tuple(sorted(set(key_arns))))
     try:
         lock = os.open(home / ".trees.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -79,7 +80,7 @@ def note_tree(
             known = next((one for one in before if _same(one, tree)), tree)
             if besides:
                 tree = replace(tree, key_arns=tuple(sorted({*tree.key_arns, *known.key_arns})))
-            tree = replace(tree, passed_at=known.passed_at if passed_at is None else passed_at)
+            tree = replace(tree, under=known.under if under is None else dict(under))
             if tree not in before:
                 _replace(trees_path(home), [*(one for one in before if not _same(one, tree)), tree])
         finally:
@@ -95,11 +96,11 @@ def _same(known: KnownTree, tree: KnownTree) -> bool:
 
 
 def _parse(entry: dict[str, object]) -> KnownTree:
-    arns, passed_at = entry["key_arns"], entry.get("passed_at", 0.0)
-    if not isinstance(arns, list) or not isinstance(passed_at, int | float):
-        raise TypeError("key_arns is not a list, or passed_at no time")
+    arns, under = entry["key_arns"], entry.get("under", {})
+    if not isinstance(arns, list) or not isinstance(under, dict):
+        raise TypeError("key_arns is not a list, or under no object")
     kind, tree_id, path = (str(entry[name]) for name in ("kind", "tree_id", "path"))
-    return KnownTree(kind, tree_id, path, tuple(map(str, arns)), float(passed_at))
+    return KnownTree(kind, tree_id, path, tuple(map(str, arns)), under)
 
 
 def _replace(path: Path, trees: list[KnownTree]) -> None:
@@ -110,3 +111,8 @@ def _replace(path: Path, trees: list[KnownTree]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)  # a tree that a power cut makes unknown again would be no reason to keep its keys
+    finally:
+        os.close(directory)

@@ -18,7 +18,7 @@ from kmsfs.keystore.rows import Values, material_values
 from kmsfs.keystore.snapshot import Snapshot
 from kmsfs.keystore.transitions import Operation, next_state
 
-MARGIN_S: Final = 5.0  # how soon every mount encrypts under new material
+MARGIN_S: Final = 5.0  # how soon every process encrypts under new material
 
 
 class RetiredMaterial:
@@ -111,6 +111,17 @@ def _refusal(key: KeyMetadata) -> str:
     if key.primary_region is not None:
         return "is a multi-region key: its material is not one region's alone to destroy"
     return ""
+
+
+def require_followed(key: KeyMetadata, now: float) -> None:
+    """Raise KeyStateError while another process may still encrypt under material that would be retired."""
+    current = key.current_material
+    old = [material for material in key.materials if material != current and material.retirement is None]
+    if old and current is not None and now < current.created_at + MARGIN_S:
+        raise KeyStateError(
+            f"key {key.arn} was rotated a moment ago, and others may not know of it yet",
+            hint=f"try again {MARGIN_S:.0f} seconds after the rotation",
+        )
 
 
 def retirement_is_due(key: KeyMetadata) -> bool:

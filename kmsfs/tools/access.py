@@ -92,6 +92,9 @@ class UnmountedTree(HeldTree):
         """Nothing: nobody else moves anything."""
         return []
 
+    def follow(self) -> None:
+        """Nobody else makes files."""
+
     def open(self, found: FoundFile) -> int:
         """A descriptor that reads and writes, whatever the file's mode says."""
         try:
@@ -148,6 +151,10 @@ class ServedTree(HeldTree):
     def moved(self) -> list[tuple[int, bytes]] | None:
         """See WorkTree."""
         return self._mount.moved()
+
+    def follow(self) -> None:
+        """See Store."""
+        self._mount.follow()
 
     def open(self, found: FoundFile) -> int:
         """A descriptor that reads."""

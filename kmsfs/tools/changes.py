@@ -14,9 +14,10 @@ from kmsfs.format.header import MAX_SLOTS
 from kmsfs.format.superblock import Superblock, wanted_keys
 from kmsfs.ids import KeyArn
 from kmsfs.tools.convergence import Convergence, Result, WorkTree
+from kmsfs.tree.rekey import heads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from kmsfs.keystore.service import Keystore
@@ -160,6 +161,18 @@ def apply(
             again.passes += result.passes
             again.done += result.done
             result = again
+    if result.complete and _otherwise_in_superblock(
+        tree.block, result.under
+    ):  # rotated since it was declared
+        tree.declare(tree.block.key_arns, renew=True)
     tree.sync()
     result.zone_keys = zone_keys
+    for key_arn in _otherwise_in_superblock(tree.block, result.under):
+        del result.under[key_arn]
     return result
+
+
+def _otherwise_in_superblock(block: Superblock, under: Mapping[str, str]) -> list[KeyArn]:
+    """The keys whose slot in the superblock is under other material than said."""
+    named = heads([slot.blob for slot in block.slots])
+    return [head.key_arn for head in named if under.get(head.key_arn) not in (None, head.material_id.hex())]

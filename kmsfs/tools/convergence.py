@@ -47,6 +47,9 @@ class Result:
         default_factory=list
     )  # of the last whole pass, and of what moved after it
     zone_keys: set[str] = field(default_factory=set)  # of the zones that the tree has now
+    under: dict[str, str] = field(
+        default_factory=dict
+    )  # by key, the material in hex that all its slots are under, failures apart
     complete: bool = False  # nothing but the failures is left
 
 
@@ -76,6 +79,7 @@ class Convergence:
         self._tree.moved()  # from here on
         left: set[Failure] = set()
         for _ in range(_MAX_PASSES):
+            self.result.under.clear()
             tally, overtaken = self._pass([b""])
             self.result.files, self.result.bytes = tally.files, tally.bytes
             self.result.current = tally.current
@@ -123,7 +127,7 @@ class Convergence:
         walk = Walk(
             self._tree.root_fd,
             self._tree.keys,
-            self._wanted,
+            lambda zone: one.expect(self._wanted(zone)),
             on_directory=on_directory,
             on_problem=one.fail,
         )
@@ -132,4 +136,7 @@ class Convergence:
             found |= entered
         self.result.passes += 1
         self.result.done += tally.done
+        for key_arn, material in one.materials().items():
+            if self.result.under.setdefault(key_arn, material) != material:
+                self.result.under[key_arn] = ""  # it was rotated between two looks
         return tally, one.was_overtaken()

@@ -61,6 +61,10 @@ class MountedTree:
         """Have the superblock read again, after it was replaced."""
         self._ask({"operation": "reload"})
 
+    def follow(self) -> None:
+        """Have it make what it makes from here on under keys' current material."""
+        self._ask({"operation": "follow"})
+
     def _ask(self, request: dict[str, object]) -> Any:
         with self._connected() as connection:
             with suppress(BrokenPipeError, ConnectionResetError):  # refused unread: the answer says why

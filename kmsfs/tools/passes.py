@@ -72,6 +72,9 @@ class Store(Protocol):
     def open(self, found: FoundFile) -> int:
         """A descriptor of a regular file."""
 
+    def follow(self) -> None:
+        """Have whoever else makes files in the tree make them under keys' current material from here on."""
+
 
 class Ledger(Protocol):
     """Where a pass writes down what it changes."""
@@ -107,21 +110,33 @@ class Tally:
 class KnownTargets:
     """What a runner says of the wanted keys, asked once; also where the answer is that a zone's key cannot be used."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, follow: Callable[[], None] = lambda: None) -> None:
+        """``follow`` is called before what was newly asked is relied upon."""
         self._runner = runner
+        self._follow = follow
         self._known: dict[Wanted, Targets | KmsfsError] = {}
 
-    def of(self, wanted: Wanted) -> Targets:
-        """The wanted keys with their material. Raises if one of them cannot be used."""
+    def ask(self, wanted: Wanted) -> Targets | KmsfsError:
+        """The wanted keys with their material, or why one of them cannot be used."""
         if wanted not in self._known:
             try:
                 self._known[wanted] = self._runner.targets(wanted)
             except KmsfsError as error:
                 self._known[wanted] = error
-        targets = self._known[wanted]
+            self._follow()
+        return self._known[wanted]
+
+    def of(self, wanted: Wanted) -> Targets:
+        """The same, or raise why."""
+        targets = self.ask(wanted)
         if isinstance(targets, KmsfsError):
             raise targets
         return targets
+
+    def materials(self) -> dict[str, str]:
+        """The material of each key that was asked for, in hex."""
+        known = [targets for targets in self._known.values() if isinstance(targets, tuple)]
+        return {target.key_arn: target.head.material_id.hex() for targets in known for target in targets}
 
     def have_changed(self) -> bool:
         """Whether a key was given new material since it was asked for."""
@@ -148,7 +163,7 @@ class Pass:
         self._ledger = ledger
         self._progress = progress
         self._found = found
-        self._targets = KnownTargets(runner)
+        self._targets = KnownTargets(runner, store.follow)
         self._batch: list[Job] = []
         self._linked: set[tuple[int, int]] = set()  # files of several names that are in the batch
         self._decided: dict[
@@ -216,6 +231,15 @@ class Pass:
             self._linked.add(key)
         self._batch.append(Job(found.path, fd, raw, found.wanted))
         return True
+
+    def expect(self, wanted: Wanted) -> Wanted:
+        """To be told before a directory is listed: what comes into it from then on is under what the keys are now."""
+        self._targets.ask(wanted)
+        return wanted
+
+    def materials(self) -> dict[str, str]:
+        """The material of each wanted key, in hex."""
+        return self._targets.materials()
 
     def was_overtaken(self) -> bool:
         """Whether a key was given new material since the pass began: what it found current may not be."""

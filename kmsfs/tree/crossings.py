@@ -97,8 +97,11 @@ class Crossing:
         old = file.ready if file is not None else None
         if file is None or old is None or old.wanted == self._wanted:
             return
+        epoch = self._volume.file_keys.epoch
         ready = await self._volume.file_keys.take(self._wanted, self._uid)
-        if file.ready is not old:  # written or closed meanwhile
+        if (
+            file.ready is not old or epoch != self._volume.file_keys.epoch
+        ):  # written, closed or rotated meanwhile
             self._volume.file_keys.give_back(ready)
             return
         file.ready = ready

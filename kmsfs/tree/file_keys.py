@@ -63,6 +63,7 @@ class FileKeys:
         self._cache = cache
         self._tree_id = tree_id
         self.serving = serving  # the key that opened the last file
+        self.epoch = 0  # a data key that was asked for in an earlier one may be under old material
         self._pools: dict[tuple[KeyArn, ...], DataKeyPool] = {}
         self._replicas: dict[KeyArn, Replica] = {}
         self._unreachable: dict[str, str] = {}  # by region, as it was logged

@@ -135,16 +135,18 @@ class Files:
 
         One under other keys than the file is wanted under by now, or under old material, is exchanged.
         """
-        outdated = file.ready is not None and self._volume.file_keys.is_outdated(file.ready)
+        file_keys = self._volume.file_keys
+        outdated = file.ready is not None and file_keys.is_outdated(file.ready)
         while file.header is None and (
             file.ready is None or outdated or file.ready.wanted != self._wanted_keys(file)
         ):
-            outdated = False
-            spare: ReadyKey | None = await self._volume.file_keys.take(self._wanted_keys(file), uid)
+            epoch = file_keys.epoch
+            spare: ReadyKey | None = await file_keys.take(self._wanted_keys(file), uid)
+            outdated = epoch != file_keys.epoch
             if file.header is None:
                 file.ready, spare = spare, file.ready
             if spare is not None:
-                self._volume.file_keys.give_back(spare)
+                file_keys.give_back(spare)
 
     def _wanted_keys(self, file: OpenFile) -> tuple[KeyArn, ...]:
         return self._volume.block.wanted_keys(self._volume.zone_of(file.inode))

@@ -64,17 +64,22 @@ class Namespace:
 
         FileExistsError if the name is taken.
         """
-        ready = await self._volume.file_keys.take(self._volume.wanted_keys(parent), caller.uid)
+        file_keys = self._volume.file_keys
+        epoch = file_keys.epoch
+        ready = await file_keys.take(self._volume.wanted_keys(parent), caller.uid)
         try:
             entry = await self._announce(parent, name)
-            while ready.wanted != (wanted := self._volume.wanted_keys(parent)):  # since a moment ago
+            while (
+                ready.wanted != (wanted := self._volume.wanted_keys(parent)) or epoch != file_keys.epoch
+            ):  # since a moment ago
+                epoch = file_keys.epoch
                 with self._unless_failed(parent, entry):
-                    fresh = await self._volume.file_keys.take(wanted, caller.uid)
-                self._volume.file_keys.give_back(ready)
+                    fresh = await file_keys.take(wanted, caller.uid)
+                file_keys.give_back(ready)
                 ready = fresh
             return *self._create(parent, entry, mode, caller), ready
         except BaseException:
-            self._volume.file_keys.give_back(ready)
+            file_keys.give_back(ready)
             raise
 
     def _create(self, parent: Inode, entry: bytes, mode: int, caller: Caller) -> tuple[Entry, int]:

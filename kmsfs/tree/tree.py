@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from kmsfs.envelope.file_key import newest_unverified
-from kmsfs.errors import MountFailedError
+from kmsfs.errors import KmsfsError, MountFailedError
 from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.keystore.data_key_cache import DataKeyCache
@@ -57,6 +58,10 @@ class Tree:
             if not options.read_only and os.fstatvfs(root_fd).f_flag & os.ST_RDONLY:
                 raise MountFailedError(f"the file system of {path} is read-only", hint="mount with -o ro")
             self._lock_fd = lock_tree(root_fd, path, shared=options.read_only)
+            # A tool may have held the lock until a moment ago: what it changed is known before anything is made.
+            block = read_superblock_at(root_fd, path)
+            with suppress(KmsfsError):  # a region that cannot be asked is refused when it is used
+                keystore.refresh()
             keys, opened = open_tree_keys(keystore, block, path)
             keystore.measure(block.key_arns)
             self._cache = DataKeyCache(keystore)
@@ -99,6 +104,17 @@ class Tree:
         self.file_keys.serve_under(block.key_arns)
         if not self.options.read_only:
             self.file_keys.pool(volume.wanted_keys(volume.inodes.root))
+        await self.files.exchange_keys()
+
+    async def follow(self) -> None:
+        """Take over what others have changed of the keys: what is made from now on is under their current material.
+
+        A region whose metadata cannot be read makes nothing until they can. Raises what the keystore says of a new
+        data key for an open file that was never written.
+        """
+        with suppress(KmsfsError):
+            await trio.to_thread.run_sync(self._keystore.refresh)
+        self.file_keys.epoch += 1
         await self.files.exchange_keys()
 
     async def close(self) -> None:

@@ -1,6 +1,5 @@
 """``kmsfs migrate``: bring a whole tree under another key, in a way that can be stopped, resumed and proved."""
 
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,10 +207,7 @@ def _migrate(
     runner.targets((key_arn,))  # before there is a journal
     if options["scheduler"] is not None:
         runner = held.enter_context(rekeying.cluster(options["scheduler"], keystore, work, rate))
-    began = time.time()
-    keystore.note_tree(
-        work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True, passed_at=0
-    )
+    keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True, under={})
     changed = ChangeList(home_path(), work.block.tree_id)
     journal: Journal
     with (
@@ -229,6 +225,6 @@ def _migrate(
         finally:
             changed.close()
     if result.complete and not result.failures:
-        keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, passed_at=began)
+        keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, under=result.under)
     with written_report(keystore, journal.directory) as report:
         rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory), report=report)

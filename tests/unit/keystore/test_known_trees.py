@@ -101,6 +101,14 @@ def test_a_tree_is_entered_once_and_anew(keystore: Keystore) -> None:
     }
 
 
+def test_a_tree_that_a_link_leads_to_is_entered_once(keystore: Keystore, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "link").symlink_to("tree")
+    keystore.note_tree(TREE, tmp_path / "link", ["a"])
+    keystore.note_tree(TREE, tmp_path / "tree", ["a"])
+    assert [tree.path for tree in known_trees(keystore.home)] == [str(tmp_path / "tree")]
+
+
 @pytest.mark.parametrize("breaking", BROKEN)
 def test_a_broken_register_stops_nothing_but_deletion(
     keystore: Keystore,

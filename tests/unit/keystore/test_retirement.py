@@ -45,8 +45,17 @@ def timed(ks_home: Path, clock: Clock) -> Iterator[Keystore]:
 
 
 def rotated(keystore: Keystore) -> KeyMetadata:
-    """The key with one old material."""
-    return keystore.rotate_key(MAIN, region=US)
+    """The key with one old material, rotated a while ago."""
+    key = keystore.rotate_key(MAIN, region=US)
+    assert isinstance(keystore._now, Clock)
+    keystore._now.time += MARGIN_S
+    return key
+
+
+def now_under(key: KeyMetadata) -> dict[str, str]:
+    """What a pass says that left every slot under the key's material of this moment."""
+    assert key.current_material_id is not None
+    return {key.arn: key.current_material_id.hex()}
 
 
 def states(keystore: Keystore) -> list[Retirement | None]:
@@ -62,7 +71,7 @@ def test_old_material_is_destroyed_and_its_blobs_are_told_so(timed: Keystore, ks
     old = timed.encrypt(MAIN, b"old", {}, region=US)
     key = rotated(timed)
     new = timed.encrypt(MAIN, b"new", {}, region=US)
-    timed.note_tree(TREE, PATH, [key.arn], passed_at=timed._now() + MARGIN_S)
+    timed.note_tree(TREE, PATH, [key.arn], under=now_under(key))
     assert timed.retire_key_material(MAIN, region=US) == [old.material_id]
     assert states(timed) == [Retirement.RETIRED, None]
     assert held(timed, key) == [False, True]
@@ -79,38 +88,75 @@ def test_old_material_is_destroyed_and_its_blobs_are_told_so(timed: Keystore, ks
     assert found == [{**trees, "materials": old.material_id.hex()}, {**trees, "materials": ""}]
 
 
-@pytest.mark.parametrize("passed_after", [None, -1.0, MARGIN_S - 0.001, 0.0])
-def test_a_tree_that_may_need_it(timed: Keystore, passed_after: float | None) -> None:
+@pytest.mark.parametrize("passed", ["never", "not to its end", "before the rotation", "another key"])
+def test_a_tree_that_may_need_it(timed: Keystore, passed: str) -> None:
+    before = timed.resolve(MAIN, region=US)
     key = rotated(timed)
-    at = None if passed_after is None else timed._now() + passed_after
-    timed.note_tree(TREE, PATH, [key.arn], passed_at=at)
+    under = {
+        "never": None,
+        "not to its end": {},
+        "before the rotation": now_under(before),
+        "another key": {f"{key.arn}x": now_under(key)[key.arn]},
+    }
+    timed.note_tree(TREE, PATH, [key.arn], under=under[passed])
     with pytest.raises(KeyInUseError, match=rf"may be in use: tree {PATH}$") as caught:
         timed.retire_key_material(MAIN, region=US)
-    assert caught.value.hint.startswith(f"kmsfs rewrap {PATH}, ")
+    assert caught.value.hint == f"kmsfs rewrap {PATH}"
     assert (states(timed), held(timed, key)) == ([None, None], [True, True])
 
 
-def test_one_pass_too_few(timed: Keystore, clock: Clock) -> None:
+def test_one_pass_too_few(timed: Keystore) -> None:
     key = rotated(timed)
-    clock.time += 60
-    timed.note_tree(TREE, PATH, [key.arn], passed_at=clock.time)
+    timed.note_tree(TREE, PATH, [key.arn], under=now_under(key))
     timed.note_tree(TREE, Path("/srv/other"), [key.arn])
     with pytest.raises(KeyInUseError, match=r"tree /srv/other$"):
         timed.retire_key_material(MAIN, region=US)
-    timed.note_tree(TREE, Path("/srv/other"), [key.arn], passed_at=clock.time)
-    clock.time += 60
-    timed.rotate_key(MAIN, region=US)  # a pass before the last rotation says nothing of it
+    timed.note_tree(TREE, Path("/srv/other"), [key.arn], under=now_under(key))
+    rotated(timed)  # a pass before the last rotation says nothing of it
     with pytest.raises(KeyInUseError):
         timed.retire_key_material(MAIN, region=US)
 
 
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_clock_that_was_set_makes_no_pass_later_than_the_rotation(
+    timed: Keystore, clock: Clock, step: float
+) -> None:
+    """Another host's clock may be an hour behind, or this one's was set."""
+    before = timed.resolve(MAIN, region=US)
+    timed.note_tree(TREE, PATH, [before.arn], under=now_under(before))
+    clock.time += step
+    key = rotated(timed)
+    clock.time -= step
+    with pytest.raises(KeyInUseError):
+        timed.retire_key_material(MAIN, region=US)
+    assert held(timed, key) == [True, True]
+
+
+@pytest.mark.parametrize("since", [-3600.0, 0.0, MARGIN_S - 0.001])
+def test_right_after_a_rotation_others_may_encrypt_under_old_material(
+    timed: Keystore, clock: Clock, since: float
+) -> None:
+    """What they encrypt then would be lost though nothing told them."""
+    key = timed.rotate_key(MAIN, region=US)
+    clock.time += since
+    with pytest.raises(KeyStateError, match="was rotated a moment ago"):
+        timed.retire_key_material(MAIN, region=US)
+    assert held(timed, key) == [True, True]
+    clock.time += MARGIN_S - since
+    assert timed.retire_key_material(MAIN, region=US) != []
+
+
+def test_a_new_key_has_nothing_to_retire(timed: Keystore) -> None:
+    assert timed.retire_key_material(timed.create_key(US).arn) == []
+
+
 def test_a_pass_is_remembered_until_the_next_one_begins(timed: Keystore) -> None:
-    timed.note_tree(TREE, PATH, ["a"], passed_at=7.0)
+    timed.note_tree(TREE, PATH, ["a"], under={"a": "1"})
     timed.note_tree(TREE, PATH, ["b"], besides=True)
     timed.note_tree(TREE, PATH, ["c"])
-    assert [tree.passed_at for tree in known_trees(timed.home)] == [7.0]
-    timed.note_tree(TREE, PATH, ["c"], besides=True, passed_at=0)
-    assert [tree.passed_at for tree in known_trees(timed.home)] == [0]
+    assert [tree.under for tree in known_trees(timed.home)] == [{"a": "1"}]
+    timed.note_tree(TREE, PATH, ["c"], besides=True, under={})
+    assert [tree.under for tree in known_trees(timed.home)] == [{}]
 
 
 def test_a_register_of_before_there_were_passes(timed: Keystore) -> None:
@@ -119,7 +165,7 @@ def test_a_register_of_before_there_were_passes(timed: Keystore) -> None:
     trees_path(timed.home).write_text(json.dumps({"trees": [entry]}))
     with pytest.raises(KeyInUseError):
         timed.retire_key_material(MAIN, region=US)
-    trees_path(timed.home).write_text(json.dumps({"trees": [{**entry, "passed_at": "soon"}]}))
+    trees_path(timed.home).write_text(json.dumps({"trees": [{**entry, "under": "new material"}]}))
     with pytest.raises(MetadataUnavailableError, match="is damaged"):
         timed.retire_key_material(MAIN, region=US)
 
@@ -169,7 +215,7 @@ def test_who_may_not_delete_a_key_may_not_retire_its_material(timed: Keystore) -
 
 def test_a_rotation_that_came_in_between(timed: Keystore) -> None:
     seen = rotated(timed)
-    rotated(timed)
+    timed.rotate_key(MAIN, region=US)
     with pytest.raises(KeyStateError, match="rotated meanwhile"):
         timed._service(US).lifecycle.retired.retire(seen)
     assert states(timed) == [None] * 3

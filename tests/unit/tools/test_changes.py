@@ -21,7 +21,7 @@ from kmsfs.tools.convergence import Result
 from kmsfs.tools.runners import InProcess
 from kmsfs.tree.directories import put_record
 from kmsfs.tree.rekey import Rekeyer
-from kmsfs.tree.superblock_file import read_superblock
+from kmsfs.tree.superblock_file import create_tree, read_superblock
 
 Decide = Callable[[Superblock], Change]
 
@@ -64,6 +64,7 @@ async def test_rewrap_reaches_every_slot_after_a_rotation(
     assert result.complete
     assert result.failures == []
     assert {head.material_id for plan in notes.intended for head in plan.swap.old} == {old}
+    assert result.under == {eu_key: keystore.resolve(eu_key).current_material_id.hex()}
     keystore._service("eu-west-1").hsm.destroy(old)
     assert await contents(keystore, store) == CONTENT
     assert apply(keystore, store, changes.rewrap).done == 0
@@ -204,3 +205,40 @@ async def test_a_rotation_in_the_middle_is_followed(keystore: Keystore, store: P
     current = keystore.resolve(us_key).current_material_id
     assert {head.material_id for plan in notes.intended[-5:] for head in plan.swap.new} == {current}
     assert apply(keystore, store, changes.rewrap).done == 0
+
+
+async def test_a_rotation_in_the_middle_reaches_the_superblock(
+    keystore: Keystore, store: Path, eu_key: KeyArn
+) -> None:
+    """Else the tree key would be lost with the material that the superblock was under."""
+    keystore.rotate_key(eu_key)
+    notes = Notes()
+
+    def rotate() -> None:
+        notes.on_sync = lambda: None
+        keystore.rotate_key(eu_key)
+
+    notes.on_sync = rotate
+    result = apply(keystore, store, changes.rewrap, notes)
+    key = keystore.resolve(eu_key)
+    assert result.complete
+    assert result.under == {eu_key: key.current_material_id.hex()}
+    for material in key.materials[:-1]:
+        keystore._service("eu-west-1").hsm.destroy(material.material_id)
+    assert await contents(keystore, store) == CONTENT
+
+
+async def test_an_empty_tree_is_known_to_be_under_its_key(
+    keystore: Keystore, tmp_path: Path, eu_key: KeyArn
+) -> None:
+    create_tree(keystore, tmp_path / "empty", eu_key)
+    material = keystore.rotate_key(eu_key).current_material_id.hex()
+    assert apply(keystore, tmp_path / "empty", changes.rewrap).under == {eu_key: material}
+
+
+async def test_a_zone_is_under_its_key_too(
+    keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    await make_zone(keystore, store, b"d/deep", us_key)
+    result = apply(keystore, store, changes.rewrap)
+    assert (result.zone_keys, set(result.under)) == ({us_key}, {us_key, eu_key})

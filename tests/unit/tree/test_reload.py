@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from testkit.posix import Posix
+from testkit.posix import Posix, opened
 from testkit.trees import declare
 
 from kmsfs.errors import FormatError, IntegrityError, KeyDisabledError, NotATreeError
 from kmsfs.format.blob import parse_blob_head
 from kmsfs.ids import KeyArn
+from kmsfs.keystore.pool import ReadyKey
 from kmsfs.keystore.service import Keystore
+from kmsfs.tree import tree as tree_module
 from kmsfs.tree.superblock_file import create_tree
 
 
@@ -104,6 +106,88 @@ async def test_a_creation_under_way_ends_under_the_new_keys(
         await posix.tree.reload()
         go.set()
     assert slots(posix, b"f") == [us_key]
+
+
+async def test_what_is_made_from_then_on_is_under_current_material(
+    posix: Posix, keystore: Keystore, eu_key: KeyArn
+) -> None:
+    """Though another process has rotated the key, and a creation and an open file were under way."""
+    opened = await posix.create(b"opened")
+    posix.pool().fill(3)
+    with Keystore.open(keystore.home) as other:
+        current = other.rotate_key(eu_key).current_material_id
+    await posix.tree.follow()
+    posix.write(opened, 0, b"abc")
+    posix.close(opened)
+    await posix.put(b"new", b"abc")
+    assert {materials(posix, path) for path in (b"opened", b"new")} == {(current,)}
+
+
+async def test_a_creation_under_way_ends_under_current_material(
+    posix: Posix, keystore: Keystore, eu_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace, go = posix.tree.namespace, trio.Event()
+    real = namespace._announce
+
+    async def held(*arguments: object) -> bytes:
+        await go.wait()
+        return await real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(namespace, "_announce", held)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(posix.put, b"f", b"abc")
+        await trio.testing.wait_all_tasks_blocked()
+        current = keystore.rotate_key(eu_key).current_material_id
+        await posix.tree.follow()
+        go.set()
+    assert materials(posix, b"f") == (current,)
+
+
+async def test_a_data_key_under_way_to_an_open_file_is_under_current_material(
+    posix: Posix, keystore: Keystore, eu_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posix.put(b"f", b"")
+    file_keys, go = posix.tree.file_keys, trio.Event()
+    real = file_keys.take
+
+    async def held(*arguments: object) -> ReadyKey:
+        ready = await real(*arguments)  # type: ignore[arg-type]
+        await go.wait()
+        return ready
+
+    async def write() -> None:
+        handle = await posix.open(b"f")
+        posix.write(handle, 0, b"abc")
+        posix.close(handle)
+
+    monkeypatch.setattr(file_keys, "take", held)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        current = keystore.rotate_key(eu_key).current_material_id
+        await posix.tree.follow()
+        go.set()
+    assert materials(posix, b"f") == (current,)
+
+
+async def test_a_tree_that_a_tool_held_until_a_moment_ago_is_opened_as_it_left_it(
+    keystore: Keystore, store: Path, us_key: KeyArn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is created would be under the keys that the tool has just freed."""
+    real = tree_module.lock_tree
+
+    def late(root_fd: int, path: Path, *, shared: bool) -> int:
+        declare(keystore, store, us_key)
+        return real(root_fd, path, shared=shared)
+
+    monkeypatch.setattr(tree_module, "lock_tree", late)
+    async with opened(keystore, store) as posix:
+        await posix.put(b"f", b"abc")
+        assert slots(posix, b"f") == [us_key]
+
+
+def materials(posix: Posix, path: bytes) -> tuple[bytes, ...]:
+    return tuple(parse_blob_head(blob).material_id for blob in posix.copies(path)[0].slots)
 
 
 @pytest.mark.parametrize("what", ["edited", "another tree's", "another chunk size", "not JSON", "gone"])

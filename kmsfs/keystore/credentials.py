@@ -10,7 +10,6 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kmsfs.crypto.entropy import random_bytes
@@ -20,7 +19,6 @@ from kmsfs.keystore.audits import Audits
 from kmsfs.keystore.ledger import Changes
 from kmsfs.keystore.model import CredentialEntry, NewCredential
 from kmsfs.keystore.principals import require_user
-from kmsfs.keystore.provision import exclusive
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.rows import credential_values
 from kmsfs.keystore.sealing import CREDENTIAL_KEY
@@ -39,8 +37,7 @@ _log = logging.getLogger(__name__)
 class Credentials:
     """The access keys of one keystore. Thread-safe."""
 
-    def __init__(self, home: Path, services: Callable[[], Sequence[RegionService]], audits: Audits) -> None:
-        self._home = home
+    def __init__(self, services: Callable[[], Sequence[RegionService]], audits: Audits) -> None:
         self._services = services
         self._audits = audits
         self._unsealed: dict[tuple[Region, str, str], bytes] = {}
@@ -111,8 +108,6 @@ class Credentials:
         self, service: RegionService, access_key_id: str, principal: str, secret: bytes, now: float
     ) -> None:
         region = service.config.region
-        with exclusive(self._home):
-            CREDENTIAL_KEY.make(service.hsm, region)
         sealed = CREDENTIAL_KEY.seal(service.hsm, region, secret, access_key_id=access_key_id)
         entry = CredentialEntry(access_key_id, principal, sealed, now)
 

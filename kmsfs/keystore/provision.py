@@ -7,7 +7,7 @@ A region exists once its configuration file does. Every step before that can be 
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,8 +61,12 @@ def add_region(
     module: Path | None,
     token_label: str | None,
     pin_file: Path | None,
+    populate: Callable[[RegionService], None],
 ) -> RegionConfig:
-    """Set up ``region``; without a module, on a new embedded SoftHSM token."""
+    """Set up ``region``; without a module, on a new embedded SoftHSM token.
+
+    ``populate`` gives it what every region has. The region is there when that is done, or not at all.
+    """
     if module is None and (token_label or pin_file):
         raise InvalidRequestError("a token label or PIN file needs a module", hint="name it with --module")
     if module is not None and token_label is None:
@@ -81,12 +85,14 @@ def add_region(
                 region, module.absolute(), token_label, path, Suite.HSM_GCM, DEFAULT_ACCOUNT, None
             )
         with store.exclusively():  # other hosts may have the same token
-            config = _prepare_token(home, store, config)
+            config = _prepare_token(home, store, config, populate)
         save_region(home, config)
     return config
 
 
-def _prepare_token(home: Path, store: MetadataStore, config: RegionConfig) -> RegionConfig:
+def _prepare_token(
+    home: Path, store: MetadataStore, config: RegionConfig, populate: Callable[[RegionService], None]
+) -> RegionConfig:
     hsm = connect(home, config)
     try:
         config = replace(config, suite=hsm.probe_suite())
@@ -102,7 +108,9 @@ def _prepare_token(home: Path, store: MetadataStore, config: RegionConfig) -> Re
         make_audit_key(config.region, hsm)
         for key in SEALING_KEYS:  # now, while no other host can be at it
             key.make(hsm, config.region)
-        RegionService(config, hsm, store).ledger.initialize()
+        service = RegionService(config, hsm, store)
+        service.ledger.initialize()
+        populate(service)
     finally:
         hsm.close()
     return config

@@ -21,6 +21,7 @@ from kmsfs.keystore.imports import Imports
 from kmsfs.keystore.model import RegionConfig
 from kmsfs.keystore.permissions import Permissions
 from kmsfs.keystore.principals import Principals
+from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.replication import Replication
 from kmsfs.keystore.reports import Reports
 from kmsfs.keystore.use import KeyUse
@@ -41,7 +42,7 @@ class Keystore(Administration, Imports, Replication, Permissions, Reports, KeyUs
         services = partial(self._services_of, None)
         exclusive = partial(provision.exclusive, self.home)
         self.principals = Principals(services, exclusive, self.audits)
-        self.credentials = Credentials(self.home, services, self.audits)
+        self.credentials = Credentials(services, self.audits)
 
     @classmethod
     def open(
@@ -76,17 +77,19 @@ class Keystore(Administration, Imports, Replication, Permissions, Reports, KeyUs
         pin_file: Path | None = None,
     ) -> RegionConfig:
         """Set up a region on a token of ``module``; without one, on a new embedded SoftHSM token."""
-        config = provision.add_region(
+        return provision.add_region(
             self.home,
             self._store,
             check_region(region),
             module=module,
             token_label=token_label,
             pin_file=pin_file,
+            populate=self._populate,
         )
-        self.principals.copy_to(self._service(config.region))
-        self.credentials.copy_to(self._service(config.region))
-        return config
+
+    def _populate(self, service: RegionService) -> None:
+        self.principals.copy_to(service)
+        self.credentials.copy_to(service)
 
     def check(self) -> list[Finding]:
         """Examine every region and return what was found; changes nothing."""

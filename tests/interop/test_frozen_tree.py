@@ -62,6 +62,8 @@ class KnownKey:
         self, key_arn: str, action: str = "", pairs: Mapping[str, str] | None = None
     ) -> None: ...
 
+    def refresh(self) -> None: ...
+
     @property
     def audits(self) -> NoAudits:
         return NoAudits()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import count
 
-MOUNT_IS_GONE = (errno.ECONNABORTED, errno.ENOTCONN, errno.EIO)
+CONNECTION_IS_GONE = (errno.ECONNABORTED, errno.ENOTCONN, errno.EIO)
 
 
 def said(name: str, value: int) -> None:
@@ -92,11 +92,21 @@ WRITERS: dict[str, Callable[[str], None]] = {
 }
 
 
-def main() -> None:
+def is_mounted(top: str, device: int) -> bool:
+    """Whether ``top`` is still what it was; a path looked up after the unmount is one in the bare mount point."""
     try:
-        WRITERS[sys.argv[1]](sys.argv[2])
+        return os.stat(top).st_dev == device
+    except OSError:
+        return False
+
+
+def main() -> None:
+    top = sys.argv[2]
+    device = os.stat(top).st_dev
+    try:
+        WRITERS[sys.argv[1]](top)
     except OSError as error:
-        if error.errno not in MOUNT_IS_GONE:
+        if error.errno not in CONNECTION_IS_GONE and is_mounted(top, device):
             raise
 
 

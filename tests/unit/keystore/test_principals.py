@@ -117,6 +117,22 @@ def test_a_new_region_has_users_policies_and_access_keys(keystore: Keystore) -> 
     assert keystore.credentials.secrets()[key.access_key_id, "ap-south-1"] == key.secret.encode()
 
 
+def test_a_region_that_cannot_get_them_is_not_added(keystore: Keystore, ks_home: Path) -> None:
+    """Else what a policy denies in the other regions would be asked of no policy there."""
+    key = keystore.credentials.create()
+    keystore.close()
+    pin_file = ks_home / f"regions/{EU}.pin"
+    pin = pin_file.read_text()
+    pin_file.write_text("wrong")
+    with Keystore.open(ks_home) as other, pytest.raises(PinIncorrectError):
+        other.add_region("ap-south-1")
+    pin_file.write_text(pin)
+    with Keystore.open(ks_home) as other:
+        assert "ap-south-1" not in [region.region for region in other.regions()]
+        other.add_region("ap-south-1")
+        assert other.credentials.secrets()[key.access_key_id, "ap-south-1"] == key.secret.encode()
+
+
 def test_without_a_region_there_are_no_users(tmp_path: Path) -> None:
     with Keystore.open(tmp_path) as keystore:
         assert keystore.principals.list() == []

@@ -12,6 +12,8 @@ The plan is TOML:
     [[trees]]
     path = "/srv/trees/a"      # a tree or a mount
     to_key = "arn:aws:kms:us-east-1:000000000000:key/..."
+    reencrypt = false          # optional: new data keys and ciphertext
+    copy_to = "/mnt/new/a"     # optional: migrate a copy that is made there
 
 What was begun is resumed; a tree that fails does not stop the others. The report is JSON, and names the signed report
 of each tree's migration. Exit code 0: every tree is migrated, reported and verified; 37: files were left behind; 1: a
@@ -31,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KMSFS = ROOT / ".venv" / "bin" / "kmsfs"
 INCOMPLETE = 37
 KNOWN = {"home", "rate", "touch", "trees"}
+OF_TREE = {"path": str, "to_key": str, "reencrypt": bool, "copy_to": str}
 
 
 def main(argv: list[str]) -> int:
@@ -66,23 +69,32 @@ def read_plan(path: Path) -> dict[str, Any]:
     if not isinstance(trees, list) or not trees:
         raise ValueError("no [[trees]]")
     for tree in trees:
-        if not isinstance(tree, dict) or tree.keys() != {"path", "to_key"}:
-            raise ValueError("each of the trees has a path and a to_key, and nothing else")
+        if not isinstance(tree, dict) or not {"path", "to_key"} <= tree.keys() <= OF_TREE.keys():
+            raise ValueError("each of the trees has a path and a to_key, perhaps reencrypt and copy_to")
+        for name, value in tree.items():
+            if not isinstance(value, OF_TREE[name]):
+                raise ValueError(f"{name} of a tree is {value!r}")
     return plan
 
 
-def migrate(tree: dict[str, str], plan: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
+def migrate(tree: dict[str, Any], plan: dict[str, Any], *, dry_run: bool) -> dict[str, Any]:
     """Plan, or migrate and verify, one tree; return its part of the report."""
     target = ("--to-key", tree["to_key"])
     options = [f"--rate={plan['rate']}"] if "rate" in plan else []
     if plan.get("touch"):
         options.append("--touch")
+    if tree.get("reencrypt"):
+        options.append("--reencrypt")
+    copying = ["--copy-to", tree["copy_to"]] if "copy_to" in tree else []
     result: dict[str, Any] = {**tree, "exit_code": 0}
-    steps = (
-        {"plan": ("--dry-run",)} if dry_run else {"migration": tuple(options), "verification": ("--verify",)}
-    )
-    for name, more in steps.items():
-        done = run(plan, "migrate", tree["path"], *target, *more, "--json")
+    path, migrated = tree["path"], tree.get("copy_to", tree["path"])
+    steps = {"verification": (migrated, "--verify")}
+    if dry_run:
+        steps = {"plan": (path, *copying, "--dry-run")}
+    elif not (copying and is_copied(tree, plan)):
+        steps = {"migration": (path, *copying, *options), **steps}
+    for name, arguments in steps.items():
+        done = run(plan, "migrate", *arguments, *target, "--json")
         result[name] = json.loads(done.stdout) if done.stdout else None
         if done.returncode:
             result["exit_code"] = done.returncode
@@ -91,6 +103,13 @@ def migrate(tree: dict[str, str], plan: dict[str, Any], *, dry_run: bool) -> dic
             if not (result[name] and result[name].get("complete")):  # else only its report is missing
                 break
     return result
+
+
+def is_copied(tree: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether the copy of a tree was made and migrated before."""
+    done = run(plan, "migrate", tree["copy_to"], "--status", "--json")
+    told = json.loads(done.stdout) if done.returncode == 0 else {}
+    return told.get("state") == "done" and told["copy_of"] == os.path.realpath(tree["path"])
 
 
 def run(plan: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -143,6 +143,8 @@ def print_failures(failures: Sequence[Failure]) -> None:
 
 def text(value: Any) -> str:
     """A value for people."""
+    if value is None:
+        return "-"
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 from kmsfs.errors import InvalidRequestError, KeyInUseError, MetadataUnavailableError
@@ -224,6 +225,15 @@ class Administration(Regions):
             _log.warning(
                 "%s: deleting a key of tree %s will not be refused for its sake", error, tree_id.hex()
             )
+
+    def note_copy(self, tree_id: TreeId, path: Path, key_arns: Collection[str]) -> None:
+        """Remember that a copy of a tree is made there: it has slots of all keys that the tree has."""
+        try:
+            known = known_trees.known_trees(self.home)
+        except MetadataUnavailableError:  # said when it is noted
+            known = []
+        same = (tree.key_arns for tree in known if tree.tree_id == tree_id.hex())
+        self.note_tree(tree_id, path, {*key_arns, *chain.from_iterable(same)}, besides=True, under={})
 
     # --- aliases --------------------------------------------------------------------------------
     def create_alias(self, name: str, target_ref: str, *, region: str | None = None) -> AliasEntry:

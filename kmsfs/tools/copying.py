@@ -1,36 +1,36 @@
 """A faithful copy of the store of a tree, for a change that leaves the tree itself as it is. Needs no keys.
 
-The superblock comes last: a copy that was not finished is no tree. A file ``kmsfs.copying`` in the root says that the
-directory is a copy of which tree, until the change is complete too: whatever stopped it, a copy without a superblock is
-begun anew, and one with a superblock is gone on with.
+The superblock comes last: a copy that was not finished is no tree. A file ``kmsfs.copying`` in the root says, until the
+change is complete too, which tree the directory is a copy of, and since when what it holds may have been lost to a
+power cut. Whatever stopped it, a copy is gone on with: what it holds already and is still so is not copied again.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import stat
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kmsfs.errors import InvalidRequestError, TreeExistsError
 from kmsfs.storage import backing, durable
-from kmsfs.storage.lending import lent
 from kmsfs.storage.likeness import copy_attributes, copy_times
 from kmsfs.storage.mountinfo import is_within, overlaps
+from kmsfs.tools import entries
 from kmsfs.tools.walk import join, standing
 from kmsfs.tree.directories import COPYING_NAME, SUPERBLOCK_NAME, WORK_NAME
-from kmsfs.tree.superblock_file import lock_tree, open_root, read_superblock_at
+from kmsfs.tree.superblock_file import lock_tree, open_root, read_superblock, read_superblock_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import TracebackType
 
-_RUN: Final = 16 << 20  # bytes that are copied between two words of progress
 _NOT_COPIED: Final = frozenset({SUPERBLOCK_NAME, WORK_NAME, COPYING_NAME})  # of the root
 _MAX_MARK: Final = 64
+_MAX_UNSAFE_FILES: Final = 10_000  # that are copied before all that was copied is made durable
+_MAX_UNSAFE_BYTES: Final = 1 << 30
 
 
 @dataclass(slots=True)
@@ -41,25 +41,58 @@ class Copied:
     bytes: int = 0
 
 
-def copy_tree(source: Path, destination: Path, progress: Callable[[Copied], None]) -> Copied:
-    """Make ``destination``, which is missing or empty, or was begun before, a copy of an unmounted tree.
+class TreeCopy:
+    """The way of an unmounted tree to ``destination``, which is missing or empty, or was begun before.
 
-    The tree may be mounted read-only. On failure the destination is no tree.
+    A context manager that holds both. The tree may be mounted read-only.
     """
-    with ExitStack() as held:
-        source_fd = open_root(source)
-        held.callback(os.close, source_fd)
-        tree_id = read_superblock_at(source_fd, source).tree_id.hex().encode()
-        held.callback(os.close, lock_tree(source_fd, source, shared=True))
-        _refuse_overlap(source, destination)
-        destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-        root_fd = open_root(destination)
-        held.callback(os.close, root_fd)
-        held.callback(os.close, lock_tree(root_fd, destination, shared=False))
-        copy = _Copy(source_fd, root_fd, destination, progress)
-        if _begin(root_fd, destination, tree_id):
-            copy.make()
+
+    def __init__(self, source: Path, destination: Path) -> None:
+        self.source = source
+        self.destination = destination
+        self._held = ExitStack()
+        try:
+            self._source_fd = open_root(source)
+            self._held.callback(os.close, self._source_fd)
+            self.block = read_superblock_at(self._source_fd, source)
+            self._held.callback(os.close, lock_tree(self._source_fd, source, shared=True))
+            _refuse_overlap(source, destination)
+            destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._root_fd = open_root(destination)
+            self._held.callback(os.close, self._root_fd)
+            self._held.callback(os.close, lock_tree(self._root_fd, destination, shared=False))
+            self._mark = _begin(self._root_fd, destination, self.block.tree_id.hex())
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def make(self, progress: Callable[[Copied], None]) -> Copied:
+        """Make the copy, or what is missing of it. Until it is whole the destination is no tree."""
+        if self._mark is None:
+            return Copied()
+        copy = _Copy(self._source_fd, self._root_fd, self.destination, self._mark, progress)
+        copy.make()
         return copy.copied
+
+
+def check(source: Path, destination: Path) -> None:
+    """Raise if the destination is no place for a copy of the tree; makes and changes nothing."""
+    tree_id = read_superblock(source).tree_id.hex()
+    _refuse_overlap(source, destination)
+    if destination.exists():
+        root_fd = open_root(destination)
+        try:
+            _found_mark(root_fd, destination, tree_id)
+        finally:
+            os.close(root_fd)
 
 
 def finish(destination: Path) -> None:
@@ -83,30 +116,48 @@ def _refuse_overlap(source: Path, destination: Path) -> None:
         )
 
 
-def _begin(root_fd: int, destination: Path, tree_id: bytes) -> bool:
-    """Whether there is something to copy, to a directory that holds nothing but the mark."""
+class _Mark(NamedTuple):
+    """What ``kmsfs.copying`` says. What was changed in the copy before ``durable_ns`` is durable."""
+
+    tree_id: str
+    durable_ns: int = 0
+
+    def put(self, root_fd: int) -> None:
+        durable.replace(COPYING_NAME, root_fd, f"{self.tree_id} {self.durable_ns}\n".encode())
+
+
+def _begin(root_fd: int, destination: Path, tree_id: str) -> _Mark | None:
+    """How far the copy has come, in a directory that is marked as one; None if it is whole."""
+    mark = _found_mark(root_fd, destination, tree_id)
+    if mark is None:
+        mark = _Mark(tree_id)
+        mark.put(root_fd)
+    return None if os.fsdecode(SUPERBLOCK_NAME) in os.listdir(root_fd) else mark
+
+
+def _found_mark(root_fd: int, destination: Path, tree_id: str) -> _Mark | None:
+    """The mark of an unfinished copy of that tree; None in an empty directory. TreeExistsError for anything else."""
     names = {os.fsencode(name) for name in os.listdir(root_fd)}
     if COPYING_NAME in names:
-        if backing.read_small(COPYING_NAME, root_fd, _MAX_MARK) != tree_id:
+        mark = _read_mark(root_fd)
+        if mark is None or mark.tree_id != tree_id:
             raise TreeExistsError(
                 f"{destination} is an unfinished copy of another tree", hint="remove it first"
             )
-        if SUPERBLOCK_NAME in names:
-            return False
-    elif not all(name.startswith(durable.TEMPORARY_PREFIX) for name in names):
+        return mark
+    if not all(name.startswith(durable.TEMPORARY_PREFIX) for name in names):
         kind = "is a tree already" if SUPERBLOCK_NAME in names else "is not empty"
         raise TreeExistsError(f"{destination} {kind}", hint="name a new or empty directory")
-    for name in names - {COPYING_NAME}:
-        _remove(name, root_fd)
-    durable.replace(COPYING_NAME, root_fd, tree_id)
-    return True
+    return None
 
 
-def _remove(name: bytes, dir_fd: int) -> None:
-    if stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-        shutil.rmtree(os.fsdecode(name), dir_fd=dir_fd)
-    else:
-        os.unlink(name, dir_fd=dir_fd)
+def _read_mark(root_fd: int) -> _Mark | None:
+    raw = backing.read_small(COPYING_NAME, root_fd, _MAX_MARK)
+    try:
+        tree_id, durable_ns = raw.decode("ascii").split()
+        return _Mark(tree_id, int(durable_ns))
+    except ValueError:
+        return None
 
 
 @dataclass(slots=True)
@@ -115,6 +166,7 @@ class _Level:
     source_fd: int
     target_fd: int
     status: os.stat_result  # of the source, before it was listed
+    begun: bool  # an earlier run has left something in the target, perhaps
     children: list[bytes] = field(default_factory=list)
 
 
@@ -122,18 +174,26 @@ class _Copy:
     """One run. Holds two descriptors for each level, and the names of files that have more to come."""
 
     def __init__(
-        self, source_fd: int, root_fd: int, destination: Path, progress: Callable[[Copied], None]
+        self,
+        source_fd: int,
+        root_fd: int,
+        destination: Path,
+        mark: _Mark,
+        progress: Callable[[Copied], None],
     ) -> None:
         self._source_fd = source_fd
         self._root_fd = root_fd
         self._destination = destination
+        self._mark = mark
         self._progress = progress
         self._linked: dict[tuple[int, int], bytes] = {}
+        self._unsafe = Copied()
         self.copied = Copied()
 
     def make(self) -> None:
         """Copy everything below the roots, then the superblock."""
-        root = _Level(b"", os.dup(self._source_fd), os.dup(self._root_fd), os.fstat(self._source_fd))
+        status = os.fstat(self._source_fd)
+        root = _Level(b"", os.dup(self._source_fd), os.dup(self._root_fd), status, begun=True)
         levels = [root]
         try:
             self._fill(root)
@@ -167,28 +227,39 @@ class _Copy:
         with self._naming(path):
             source_fd = backing.open_listing(name, above.source_fd)
             try:
-                os.mkdir(name, 0o700, dir_fd=above.target_fd)
+                begun = not entries.make_directory(name, above.target_fd)
                 target_fd = backing.open_listing(name, above.target_fd)
             except BaseException:
                 os.close(source_fd)
                 raise
-        return _Level(path, source_fd, target_fd, os.fstat(source_fd))
+        return _Level(path, source_fd, target_fd, os.fstat(source_fd), begun)
 
     def _fill(self, level: _Level) -> None:
-        """Copy what is no directory, and note what is."""
-        with os.scandir(level.source_fd) as entries:
-            for entry in entries:
+        """Copy what is no directory, note what is, and remove what is not in the tree any more."""
+        old = {os.fsencode(name) for name in os.listdir(level.target_fd)} if level.begun else set[bytes]()
+        if not level.path:
+            old -= _NOT_COPIED
+        with os.scandir(level.source_fd) as listing:
+            for entry in listing:
                 name = os.fsencode(entry.name)
                 if name.startswith(durable.TEMPORARY_PREFIX) or (not level.path and name in _NOT_COPIED):
                     continue
+                old.discard(name)
                 with self._naming(join(level.path, name)):
                     status = os.stat(name, dir_fd=level.source_fd, follow_symlinks=False)
                     if stat.S_ISDIR(status.st_mode):
                         level.children.append(name)
                     else:
                         self._copy(level, name, status)
+        for name in old:
+            with self._naming(join(level.path, name)):
+                entries.remove(name, level.target_fd)
 
     def _copy(self, level: _Level, name: bytes, status: os.stat_result) -> None:
+        if level.begun and self._is_copied(level, name, status):
+            self.copied.files += 1
+            self._progress(self.copied)
+            return
         key = (status.st_dev, status.st_ino)
         if key in self._linked:
             with standing(self._root_fd, self._linked[key]) as (first, dir_fd):
@@ -199,39 +270,59 @@ class _Copy:
         if stat.S_ISREG(status.st_mode):
             self._copy_file(level, name, status)
         elif stat.S_ISLNK(status.st_mode):
-            _copy_symlink(level, name, status)
+            entries.copy_symlink(level.source_fd, level.target_fd, name, status)
         else:
-            _copy_special(level, name, status)
+            entries.copy_special(level.source_fd, level.target_fd, name, status)
+
+    def _is_copied(self, level: _Level, name: bytes, status: os.stat_result) -> bool:
+        """Whether an earlier run has copied a file of one name; else nothing of that name is left.
+
+        The time of an inode's last change cannot be set: what is older than its copy has not changed since.
+        """
+        try:
+            there = os.stat(name, dir_fd=level.target_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if (
+            stat.S_ISREG(status.st_mode)
+            and stat.S_ISREG(there.st_mode)
+            and status.st_nlink == there.st_nlink == 1
+            and (status.st_size, status.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+            and status.st_ctime_ns < there.st_ctime_ns < self._mark.durable_ns
+        ):
+            return True
+        entries.remove(name, level.target_fd)
+        return False
 
     def _copy_file(self, level: _Level, name: bytes, status: os.stat_result) -> None:
-        fd = _open_source(name, level.source_fd)
+        fd = entries.open_source(name, level.source_fd)
         try:
             new = backing.create_regular(name, level.target_fd, 0o600)
             try:
-                self._copy_content(fd, new, status.st_size)
+                entries.copy_content(fd, new, status.st_size, self._copied_bytes)
                 copy_attributes(fd, new)
                 copy_times(status, new)
+                changed_ns = os.fstat(new).st_ctime_ns
             finally:
                 os.close(new)
         finally:
             os.close(fd)
         self.copied.files += 1
+        self._secure(changed_ns)
         self._progress(self.copied)
 
-    def _copy_content(self, fd: int, new: int, size: int) -> None:
-        """Holes stay holes."""
-        at = 0
-        while (at := _next_data(fd, at, size)) < size:
-            stop = os.lseek(fd, at, os.SEEK_HOLE)
-            os.lseek(new, at, os.SEEK_SET)
-            while at < stop:
-                count = os.sendfile(new, fd, at, min(stop - at, _RUN))
-                if not count:
-                    raise OSError(errno.EIO, "file got shorter while it was copied")
-                at += count
-                self.copied.bytes += count
-                self._progress(self.copied)
-        os.ftruncate(new, size)
+    def _copied_bytes(self, count: int) -> None:
+        self.copied.bytes += count
+        self._progress(self.copied)
+
+    def _secure(self, changed_ns: int) -> None:
+        """Make what was copied durable, now and then. All that was changed before ``changed_ns`` was before now."""
+        files, size = self.copied.files - self._unsafe.files, self.copied.bytes - self._unsafe.bytes
+        if files >= _MAX_UNSAFE_FILES or size >= _MAX_UNSAFE_BYTES:
+            backing.syncfs(self._root_fd)
+            self._mark = self._mark._replace(durable_ns=changed_ns)
+            self._mark.put(self._root_fd)
+            self._unsafe = replace(self.copied)
 
     def _put_superblock(self, root: _Level) -> None:
         """All that it stands for is durable first."""
@@ -239,7 +330,7 @@ class _Copy:
             backing.syncfs(self._root_fd)
             status = os.stat(SUPERBLOCK_NAME, dir_fd=root.source_fd, follow_symlinks=False)
             temporary = durable.temporary_name()
-            fd = _open_source(SUPERBLOCK_NAME, root.source_fd)
+            fd = entries.open_source(SUPERBLOCK_NAME, root.source_fd)
             try:
                 durable.write_new(temporary, root.target_fd, os.pread(fd, status.st_size, 0))
                 new = backing.open_regular(temporary, root.target_fd, write=True)
@@ -257,45 +348,3 @@ class _Copy:
 def _close(level: _Level) -> None:
     os.close(level.source_fd)
     os.close(level.target_fd)
-
-
-def _open_source(name: bytes, dir_fd: int) -> int:
-    """A descriptor that reads a file, whatever its mode says."""
-    path_fd = backing.open_path(name, dir_fd)
-    try:
-        with lent(path_fd, stat.S_IRUSR):
-            return backing.open_regular(name, dir_fd, write=False, noatime=True)
-    finally:
-        os.close(path_fd)
-
-
-def _next_data(fd: int, at: int, size: int) -> int:
-    try:
-        return os.lseek(fd, at, os.SEEK_DATA) if at < size else size
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return size
-
-
-def _copy_symlink(level: _Level, name: bytes, status: os.stat_result) -> None:
-    os.symlink(os.readlink(name, dir_fd=level.source_fd), name, dir_fd=level.target_fd)
-    new = os.stat(name, dir_fd=level.target_fd, follow_symlinks=False)
-    if (status.st_uid, status.st_gid) != (new.st_uid, new.st_gid):
-        os.chown(name, status.st_uid, status.st_gid, dir_fd=level.target_fd, follow_symlinks=False)
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    os.utime(name, ns=times, dir_fd=level.target_fd, follow_symlinks=False)
-
-
-def _copy_special(level: _Level, name: bytes, status: os.stat_result) -> None:
-    os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=level.target_fd)
-    old = backing.open_path(name, level.source_fd)
-    try:
-        new = backing.open_path(name, level.target_fd)
-        try:
-            copy_attributes(old, new)
-            copy_times(status, new)
-        finally:
-            os.close(new)
-    finally:
-        os.close(old)

@@ -56,6 +56,7 @@ class Task:
     started_at: float
     touch: bool = False
     reencrypt: bool = False  # new data keys and ciphertext, not new slots only
+    copy_of: str = ""  # the tree that ``tree`` was copied from for it, which stays as it is
     version: int = VERSION
 
 
@@ -175,30 +176,46 @@ def new_task(
     *,
     touch: bool,
     reencrypt: bool = False,
+    copy_of: Path | None = None,
 ) -> Task:
     """A task that begins now."""
-    migration_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{random_bytes(4).hex()}"
     return Task(
-        migration_id, tree_id.hex(), str(tree), to_key, tuple(from_keys), time.time(), touch, reencrypt
+        f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{random_bytes(4).hex()}",
+        tree_id.hex(),
+        str(tree),
+        to_key,
+        tuple(from_keys),
+        time.time(),
+        touch,
+        reencrypt,
+        "" if copy_of is None else str(copy_of),
     )
 
 
 def migrations_of(home: Path, tree_id: str) -> Path:
-    """Where a tree's migrations are kept, a directory each; their names sort by time."""
+    """Where a tree's migrations are kept, a directory each."""
     return home / "migrations" / tree_id
 
 
-def find_last(home: Path, tree_id: TreeId) -> Path | None:
-    """The directory of the tree's last migration."""
+def find_last(home: Path, tree_id: TreeId, tree: Path) -> Path | None:
+    """The directory of the last migration of the tree at that place: a copy has the same id as what it is of."""
     parent = migrations_of(home, tree_id.hex())
-    begun = [path for path in parent.iterdir() if (path / NAME).is_file()] if parent.is_dir() else []
-    return max(begun, default=None)
+    found = [path for path in parent.iterdir() if (path / NAME).is_file()] if parent.is_dir() else []
+    tasks = [(read_task(path / NAME), path) for path in found]
+    place = os.path.realpath(tree)
+    begun = [(task.started_at, path) for task, path in tasks if os.path.realpath(task.tree) == place]
+    return max(begun)[1] if begun else None
 
 
-def find_open(home: Path, tree_id: TreeId) -> Path | None:
+def find_open(home: Path, tree_id: TreeId, tree: Path) -> Path | None:
     """The same, if that migration has not ended."""
-    last = find_last(home, tree_id)
+    last = find_last(home, tree_id, tree)
     return None if last is None or read(last / NAME).state in ENDED else last
+
+
+def read_task(path: Path) -> Task:
+    """What the first line of a journal says."""
+    return _task(next(iter(_Records(path)), None), path)
 
 
 def read(path: Path) -> Reading:

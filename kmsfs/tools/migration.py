@@ -67,16 +67,28 @@ class Hooks:
 
 
 def open_journal(
-    home: Path, tree: KeyedTree, key_arn: KeyArn, *, touch: bool, reencrypt: bool = False
+    home: Path,
+    tree: KeyedTree,
+    key_arn: KeyArn,
+    *,
+    touch: bool,
+    reencrypt: bool = False,
+    copy_of: Path | None = None,
 ) -> Journal:
     """Go on with the tree's migration to that key, as it was begun, or begin it.
 
     One to another key, or one that only wraps where new data keys are asked for, must be ended first.
     """
-    directory = find_open(home, tree.block.tree_id)
+    directory = find_open(home, tree.block.tree_id, tree.path)
     if directory is None:
         task = new_task(
-            tree.block.tree_id, tree.path, key_arn, tree.block.key_arns, touch=touch, reencrypt=reencrypt
+            tree.block.tree_id,
+            tree.path,
+            key_arn,
+            tree.block.key_arns,
+            touch=touch,
+            reencrypt=reencrypt,
+            copy_of=copy_of,
         )
         return Journal.begin(home, task)
     found = read(directory / NAME).task

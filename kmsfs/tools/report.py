@@ -135,6 +135,7 @@ def _head(reading: Reading, files: int) -> dict[str, Any]:
         "migration_id": task.migration_id,
         "tree_id": task.tree_id,
         "tree": task.tree,
+        "copy_of": task.copy_of or None,
         "key_to": task.to_key,
         "keys_from": list(task.from_keys),
         "reencrypt": task.reencrypt,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, KMSFS, Home, refused
+from testkit.home import KMSFS, Home, refused
 from testkit.mounting import Mount
 from testkit.tool_trees import slot_keys
 
@@ -76,13 +76,6 @@ def cluster(home: Home, us_key: str, tmp_path: Path) -> Iterator[Running]:
         for process in reversed(processes):
             process.kill()
             process.wait()
-
-
-@pytest.fixture
-def us_key(home: Home) -> str:
-    """A key of a second region."""
-    home.ok("region", "add", US)
-    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
 
 
 @pytest.fixture

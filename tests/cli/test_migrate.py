@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, Home, refused
+from testkit.home import Home, refused
 from testkit.migrating import await_done, start
 from testkit.mounting import Mount
 from testkit.tool_trees import slot_keys
@@ -18,19 +18,6 @@ from kmsfs.cli.exitcodes import ExitCode
 
 US = "us-east-1"
 FILES = 600
-
-
-@pytest.fixture
-def us_key(home: Home) -> str:
-    """A key of a second region."""
-    home.ok("region", "add", US)
-    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
-
-
-@pytest.fixture
-def eu_key(home: Home) -> str:
-    """The key of the tree."""
-    return str(home.json("key", "describe", ALIAS, "--region", "eu-west-1")["Arn"])
 
 
 @pytest.fixture

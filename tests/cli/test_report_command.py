@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testkit.home import ALIAS, Home, refused
+from testkit.home import Home, refused
 from testkit.migrating import await_done, start
 from testkit.mounting import Mount
 from testkit.tokens import build_shim, make_softhsm, make_token
@@ -23,13 +23,6 @@ US = "us-east-1"
 FEW, MANY = 40, 600  # many: more than go into a few batches
 
 Slots = list[dict[str, str]]
-
-
-@pytest.fixture
-def us_key(home: Home) -> str:
-    """A key of a second region."""
-    home.ok("region", "add", US)
-    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
 
 
 def fill(mounted: Mount, count: int) -> Path:

@@ -48,6 +48,25 @@ def test_trees_are_migrated_one_after_the_other(home: Home, us_key: str, tmp_pat
     assert slot_keys(trees[0]) == set()
 
 
+def test_a_copy_is_made_once(home: Home, us_key: str, tmp_path: Path) -> None:
+    tree, copy, plan = tmp_path / "a", tmp_path / "copy", tmp_path / "plan.toml"
+    home.ok("init", tree, "--key", ALIAS, "--region", "eu-west-1")
+    plan.write_text(
+        f'[[trees]]\npath = "{tree}"\nto_key = "{us_key}"\ncopy_to = "{copy}"\nreencrypt = true\n'
+    )
+    assert run(home, plan, "--dry-run").returncode == 0
+    assert not copy.exists()
+    for again in (False, True):
+        done = run(home, plan)
+        assert done.returncode == 0, done
+        (told,) = json.loads(done.stdout)["trees"]
+        assert ("migration" not in told) is again
+        assert told["verification"]["failed"] == []
+    assert home.json("report", "create", copy)["reencrypt"]
+    assert home.json("info", copy)["default_key_arn"] == us_key
+    assert home.json("info", tree)["default_key_arn"] != us_key
+
+
 def test_a_tree_that_fails_does_not_stop_the_others(home: Home, us_key: str, tmp_path: Path) -> None:
     home.ok("init", tmp_path / "b", "--key", ALIAS, "--region", "eu-west-1")
     plan = tmp_path / "plan.toml"
@@ -82,7 +101,15 @@ def test_a_migration_that_cannot_be_reported_is_verified_all_the_same(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "trees = 3", "[[trees]]\npath = 'x'", "speed = 1\n[[trees]]", "not toml"]
+    "text",
+    [
+        "",
+        "trees = 3",
+        "[[trees]]\npath = 'x'",
+        "[[trees]]\npath = 'x'\nto_key = 3",
+        "speed = 1\n[[trees]]",
+        "not toml",
+    ],
 )
 def test_a_plan_that_is_wrong(home: Home, tmp_path: Path, text: str) -> None:
     plan = tmp_path / "plan.toml"

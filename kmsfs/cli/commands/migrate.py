@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmsfs.cli import rekeying
+from kmsfs.cli.copied import copied
 from kmsfs.cli.home import home_path, open_keystore
 from kmsfs.cli.interrupt import stop_on_signal
 from kmsfs.cli.options import HELP_NAMES, json_option, region_option, touch_option
@@ -38,6 +39,12 @@ _ACTIONS = ("dry_run", "resume", "pause", "cancel", "status", "verify")
 @click.option("--verify", is_flag=True, help="See that every file opens under --to-key alone.")
 @click.option("--rate", metavar="N", type=click.FloatRange(min=0.1), help="At most N HSM calls a second.")
 @click.option("--reencrypt", is_flag=True, help="Give every file a new data key and new ciphertext.")
+@click.option(
+    "--copy-to",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Migrate a copy that is made there, and leave the tree as it is.",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers make the HSM calls.")
 @touch_option()
 @json_option()
@@ -52,7 +59,33 @@ def command(tree: Path, to_key: str | None, region: str | None, as_json: bool, *
       kmsfs migrate ~/tree --to-key alias/files --region us-east-1 --dry-run
       kmsfs migrate ~/tree --to-key alias/files --region us-east-1
       kmsfs migrate ~/tree --to-key alias/files --region us-east-1 --verify
+      kmsfs migrate ~/tree --to-key alias/files --region us-east-1 --copy-to ~/new --reencrypt
     """
+    action = _action(to_key, options)
+    if action in ("pause", "status"):
+        _tell_journal(tree, pause=action == "pause", as_json=as_json)
+        return
+    with open_keystore(via="migrate") as keystore:
+        copy_of = None
+        if options["copy_to"] is not None and to_key is not None:
+            copy_of = tree_and_mount(tree)[0]
+            key = keystore.resolve(to_key, region=region)
+            tree = copied(keystore, copy_of, options["copy_to"], key.arn, dry_run=action == "dry_run")
+        with open_tree(keystore, tree, touch=options["touch"]) as work:
+            if action == "cancel":
+                _cancel(work, tree)
+                return
+            key_arn = _target(keystore, work, to_key, region, tree)
+            if action == "dry_run":
+                _plan(keystore, work, key_arn, as_json=as_json)
+            elif action == "verify":
+                _verify(keystore, work, key_arn, tree, as_json=as_json)
+            else:
+                _migrate(keystore, work, key_arn, tree, copy_of, options, as_json=as_json)
+
+
+def _action(to_key: str | None, options: dict[str, Any]) -> str:
+    """Return what is to be done, or raise what does not go together."""
     chosen = [name for name in _ACTIONS if options[name]]
     if len(chosen) > 1:
         raise UsageError(
@@ -63,23 +96,12 @@ def command(tree: Path, to_key: str | None, region: str | None, as_json: bool, *
         raise UsageError(f"--{action} takes the key from the journal", hint="leave --to-key out")
     if action in ("dry_run", "verify", "run") and to_key is None:
         raise UsageError("--to-key is missing", hint="see 'kmsfs migrate --help'")
-    if action in ("pause", "status"):
-        _tell_journal(tree, pause=action == "pause", as_json=as_json)
-        return
-    with (
-        open_keystore(via="migrate") as keystore,
-        open_tree(keystore, tree, touch=options["touch"]) as work,
-    ):
-        if action == "cancel":
-            _cancel(work, tree)
-            return
-        key_arn = _target(keystore, work, to_key, region, tree)
-        if action == "dry_run":
-            _plan(keystore, work, key_arn, as_json=as_json)
-        elif action == "verify":
-            _verify(keystore, work, key_arn, tree, as_json=as_json)
-        else:
-            _migrate(keystore, work, key_arn, tree, options, as_json=as_json)
+    if options["copy_to"] is not None and action not in ("dry_run", "run"):
+        raise UsageError(
+            f"--copy-to and --{action} exclude each other",
+            hint=f"name the copy: kmsfs migrate {options['copy_to']} --{action}",
+        )
+    return action
 
 
 def _target(
@@ -96,7 +118,7 @@ def _target(
 def _journal_of(work: "KeyedTree", tree: Path) -> Path:
     from kmsfs.tools.journal import find_open
 
-    directory = find_open(home_path(), work.block.tree_id)
+    directory = find_open(home_path(), work.block.tree_id, work.path)
     if directory is None:
         raise InvalidRequestError(f"{tree} is not being migrated", hint="begin with --to-key")
     return directory
@@ -108,8 +130,8 @@ def _tell_journal(tree: Path, *, pause: bool, as_json: bool) -> None:
     from kmsfs.tools.journal import NAME, State, find_last, read
     from kmsfs.tree.superblock_file import read_superblock
 
-    block = read_superblock(tree_and_mount(tree)[0])
-    directory = find_last(home_path(), block.tree_id)
+    path = tree_and_mount(tree)[0]
+    directory = find_last(home_path(), read_superblock(path).tree_id, path)
     if directory is None:
         raise InvalidRequestError(f"{tree} was never migrated from this home", hint="begin with --to-key")
     if pause:
@@ -120,6 +142,7 @@ def _tell_journal(tree: Path, *, pause: bool, as_json: bool) -> None:
     told = {
         "state": reading.state.value,
         "tree": reading.task.tree,
+        "copy_of": reading.task.copy_of or None,
         "to_key": reading.task.to_key,
         "from_keys": list(reading.task.from_keys),
         "done": reading.done,
@@ -189,11 +212,12 @@ def _migrate(
     work: "KeyedTree",
     key_arn: "KeyArn",
     tree: Path,
+    copy_of: Path | None,
     options: dict[str, Any],
     *,
     as_json: bool,
 ) -> None:
-    from kmsfs.tools import migration
+    from kmsfs.tools import copying, migration
     from kmsfs.tools.change_list import ChangeList
     from kmsfs.tools.throttle import Rate
 
@@ -213,7 +237,12 @@ def _migrate(
     with (
         held,
         migration.open_journal(
-            home_path(), work, key_arn, touch=options["touch"], reencrypt=options["reencrypt"]
+            home_path(),
+            work,
+            key_arn,
+            touch=options["touch"],
+            reencrypt=options["reencrypt"],
+            copy_of=copy_of,
         ) as journal,
         Progress("files") as progress,
         stop_on_signal() as stop,
@@ -226,5 +255,6 @@ def _migrate(
             changed.close()
     if result.complete and not result.failures:
         keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, under=result.under)
+        copying.finish(work.path)
     with written_report(keystore, journal.directory) as report:
         rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory), report=report)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _TOLD = (
     "tree_id",
     "tree",
+    "copy_of",
     "key_to",
     "keys_from",
     "state",
@@ -70,7 +71,7 @@ def _journal_of(work: "KeyedTree", tree: Path, migration: str | None) -> Path:
     from kmsfs.tools.journal import find_last, migrations_of
 
     if migration is None:
-        directory = find_last(home_path(), work.block.tree_id)
+        directory = find_last(home_path(), work.block.tree_id, work.path)
         if directory is None:
             raise InvalidRequestError(
                 f"{tree} was never migrated from this home", hint="kmsfs migrate TREE --to-key KEY"

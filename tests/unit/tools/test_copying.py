@@ -3,7 +3,7 @@
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from testkit.tool_trees import CONTENT, Notes, contents, fill, slot_keys
 from kmsfs.errors import InvalidRequestError, NotATreeError, TreeBusyError, TreeExistsError
 from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
-from kmsfs.tools import changes
+from kmsfs.tools import changes, copying
 from kmsfs.tools.access import UnmountedTree
-from kmsfs.tools.copying import Copied, copy_tree, finish
+from kmsfs.tools.copying import Copied, TreeCopy, finish
 from kmsfs.tools.runners import InProcess
 from kmsfs.tree.rekey import Rekeyer
 from kmsfs.tree.superblock_file import create_tree, read_superblock
@@ -50,8 +50,9 @@ async def store(keystore: Keystore, store: Path) -> Path:
     return store
 
 
-def copy(source: Path, destination: Path) -> Copied:
-    return copy_tree(source, destination, lambda copied: None)
+def copy(source: Path, destination: Path, progress: Callable[[Copied], None] = lambda copied: None) -> Copied:
+    with TreeCopy(source, destination) as copying:
+        return copying.make(progress)
 
 
 def everything(store: Path) -> dict[str, tuple[object, ...]]:
@@ -146,7 +147,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 4, 7])
-async def test_a_copy_that_was_stopped_is_no_tree_and_begun_anew(
+async def test_a_copy_that_was_stopped_is_no_tree_and_gone_on_with(
     store: Path, tmp_path: Path, after: int
 ) -> None:
     destination = tmp_path / "copy"
@@ -156,12 +157,110 @@ async def test_a_copy_that_was_stopped_is_no_tree_and_begun_anew(
             raise StopError
 
     with pytest.raises(StopError):
-        copy_tree(store, destination, stop)
+        copy(store, destination, stop)
     with pytest.raises(NotATreeError):
         read_superblock(destination)
     (destination / "kmsfs.tmp.77").mkdir()
     copy(store, destination)
     assert everything(destination) == everything(store)
+
+
+@pytest.fixture
+async def wide(keystore: Keystore, store: Path) -> Path:
+    """The store with 300 files more."""
+    async with opened(keystore, store) as posix:
+        for number in range(300):
+            await posix.put(b"many-%d" % number, b"%d" % number * 100)
+    return store
+
+
+def half_a_copy(source: Path, destination: Path) -> None:
+    """All but the superblock, all of it durable as far as the mark knows."""
+    copy(source, destination)
+    (destination / "kmsfs.tree").unlink()
+    mark = destination / "kmsfs.copying"
+    mark.write_text(f"{mark.read_text().split()[0]} {2**62}")
+
+
+def inodes(store: Path) -> dict[str, int]:
+    """By path, of the regular files of one name."""
+    return {
+        str(path.relative_to(store)): path.stat().st_ino
+        for _, path in _regular(store)
+        if path.stat().st_nlink == 1 and path.name not in ("kmsfs.copying", "kmsfs.tree")
+    }
+
+
+async def test_nothing_durable_is_copied_twice(wide: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "copy"
+    half_a_copy(wide, destination)
+    before = inodes(destination)
+    assert len(before) > 300
+    assert copy(wide, destination).files >= len(before)
+    assert inodes(destination) == before
+    assert everything(destination) == everything(wide)
+
+
+async def test_what_may_not_be_durable_is_copied_again(wide: Path, tmp_path: Path) -> None:
+    """After a power cut a file can have its size and times, and zeros for its content."""
+    destination = tmp_path / "copy"
+    half_a_copy(wide, destination)
+    mark = destination / "kmsfs.copying"
+    mark.write_text(f"{mark.read_text().split()[0]} {min(_changed(destination)) + 1}")
+    for path in (Path(destination, name) for name in inodes(destination)):
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy(wide, destination)
+    assert everything(destination) == everything(wide)
+
+
+def _changed(store: Path) -> list[int]:
+    return [path.stat().st_ctime_ns for _, path in _regular(store)]
+
+
+async def test_how_far_a_copy_is_durable_is_marked(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = tmp_path / "copy"
+    monkeypatch.setattr(copying, "_MAX_UNSAFE_FILES", 100)
+
+    def stop(copied: Copied) -> None:
+        if copied.files == 250:
+            raise StopError
+
+    with pytest.raises(StopError):
+        copy(wide, destination, stop)
+    _, durable_ns = (destination / "kmsfs.copying").read_text().split()
+    safe = {
+        path: ino
+        for path, ino in inodes(destination).items()
+        if (destination / path).stat().st_ctime_ns < int(durable_ns) and path in inodes(wide)
+    }
+    assert 0 < len(safe) < 250
+    copy(wide, destination)
+    assert safe.items() <= inodes(destination).items()
+    assert everything(destination) == everything(wide)
+
+
+async def test_what_changed_between_two_runs_is_copied_as_it_is_now(
+    keystore: Keystore, wide: Path, tmp_path: Path
+) -> None:
+    destination = tmp_path / "copy"
+    half_a_copy(wide, destination)
+    async with opened(keystore, wide) as posix:
+        same_size = posix.backing(b"many-1")
+        before = same_size.stat()
+        await posix.put(b"many-1", b"x" * 100)
+        posix.unlink(b"many-2")
+        await posix.rename(b"many-3", b"d/moved")
+        await posix.mkdir(b"many-2")
+        await posix.put(b"many-2/new", b"new")
+        posix.chmod(b"many-4", 0o640)
+        await posix.link(b"many-5", b"d/also-5")
+    os.utime(same_size, ns=(before.st_atime_ns, before.st_mtime_ns))
+    copy(wide, destination)
+    assert everything(destination) == everything(wide)
 
 
 async def test_a_whole_copy_is_gone_on_with_until_its_change_is_complete(store: Path, tmp_path: Path) -> None:

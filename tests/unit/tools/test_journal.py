@@ -1,7 +1,6 @@
 """The journal of a migration: whole lines only, refusals, what was done."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from kmsfs.tools.passes import Job, Outcome, Planned
 from kmsfs.tree.rekey import Swap
 
 TREE, OTHER = TreeId(b"t" * 16), TreeId(b"o" * 16)
+AT = Path("/t")
 OLD = BlobHead(Suite.HSM_GCM, KeyArn("arn:old"), MaterialId(b"o" * 32))
 NEW = BlobHead(Suite.HSM_GCM, KeyArn("arn:new"), MaterialId(b"n" * 32))
 
@@ -31,7 +31,7 @@ def planned(*numbers: int) -> list[Planned]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A journal with a batch of three files, of which one changed meanwhile, and one that a crash interrupted."""
-    with Journal.begin(tmp_path, new_task(TREE, Path("/t"), "arn:new", ["arn:old"], touch=False)) as journal:
+    with Journal.begin(tmp_path, new_task(TREE, AT, "arn:new", ["arn:old"], touch=False)) as journal:
         journal.intend(planned(1, 2, 3))
         journal.sync()
         journal.settle(planned(1, 2, 3), [Outcome.DONE, Outcome.CHANGED, Outcome.DONE])
@@ -74,23 +74,26 @@ def test_a_batch_that_another_process_intended_is_settled(directory: Path) -> No
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.DONE])
 def test_one_that_has_ended_is_not_resumed(directory: Path, tmp_path: Path, state: State) -> None:
-    assert find_open(tmp_path, TREE) == directory
+    assert find_open(tmp_path, TREE, AT) == directory
     with Journal.resume(directory, TREE) as journal:
         journal.set_state(State.PAUSED)
-        assert find_open(tmp_path, TREE) == directory
+        assert find_open(tmp_path, TREE, AT) == directory
         journal.set_state(state)
-    assert find_open(tmp_path, TREE) is None
-    assert find_last(tmp_path, TREE) == directory
+    assert find_open(tmp_path, TREE, AT) is None
+    assert find_last(tmp_path, TREE, AT) == directory
     with pytest.raises(InvalidRequestError):
         Journal.resume(directory, TREE)
 
 
-def test_the_last_one_counts(directory: Path, tmp_path: Path) -> None:
-    while new_task(TREE, Path("/t"), "k", [], touch=False).migration_id[:16] == directory.name[:16]:
-        time.sleep(0.01)  # the name of a journal has the second in it
-    with Journal.begin(tmp_path, new_task(TREE, Path("/t"), "arn:x", [], touch=True)) as later:
-        assert find_open(tmp_path, TREE) == later.directory
-    assert find_open(tmp_path, OTHER) is None
+def test_the_last_one_counts_that_is_of_the_tree_at_that_place(directory: Path, tmp_path: Path) -> None:
+    with Journal.begin(tmp_path, new_task(TREE, AT, "arn:x", [], touch=True)) as later:
+        assert find_open(tmp_path, TREE, AT) == later.directory
+    copy = new_task(TREE, tmp_path / "copy", "arn:x", [], touch=True, copy_of=AT)
+    with Journal.begin(tmp_path, copy) as of_copy:
+        assert find_open(tmp_path, TREE, tmp_path / "copy") == of_copy.directory
+        assert find_open(tmp_path, TREE, AT) == later.directory
+    assert find_open(tmp_path, TREE, tmp_path) is None
+    assert find_open(tmp_path, OTHER, AT) is None
 
 
 def test_one_of_another_tree_is_refused(directory: Path) -> None:

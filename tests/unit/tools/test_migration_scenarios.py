@@ -67,7 +67,7 @@ def run(
 
 def journal_of(keystore: Keystore, home: Path, store: Path) -> Path:
     with UnmountedTree(keystore, store) as tree:
-        found = find_last(home, tree.block.tree_id)
+        found = find_last(home, tree.block.tree_id, tree.path)
     assert found is not None
     return found
 
@@ -116,7 +116,7 @@ async def test_cancelled_while_it_runs(
     assert slot_keys(store) == {(us_key,), (eu_key,)}
     assert await contents(keystore, store) == CONTENT
     with UnmountedTree(keystore, store) as tree:
-        assert find_open(tmp_path, tree.block.tree_id) is None
+        assert find_open(tmp_path, tree.block.tree_id, tree.path) is None
         assert tree.block.key_arns == (us_key, eu_key)
     assert run(keystore, tmp_path, store, eu_key).complete
     assert slot_keys(store) == {(eu_key,)}

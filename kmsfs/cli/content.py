@@ -22,7 +22,10 @@ from kmsfs.format.blob import MAGIC, MAX_BLOB_SIZE, MAX_PLAINTEXT_SIZE
 ALGORITHM: Final = "SYMMETRIC_DEFAULT"  # as AWS calls the algorithm of its symmetric keys
 _STDIO: Final = Path("-")
 _FILE: Final = click.Path(path_type=Path, allow_dash=True)
-_LABELS: Final = {"Plaintext": "plaintext", "CiphertextBlob": "ciphertext blob"}
+_LABELS: Final = {
+    "Plaintext": "plaintext",
+    "CiphertextBlob": "ciphertext blob",
+}  # of what is given out together
 _MAX_BASE64_SIZE: Final = 2 * MAX_BLOB_SIZE  # a third more, and any line breaks
 
 
@@ -70,15 +73,22 @@ def _out(context: click.Context, parameter: click.Parameter, value: Path | None)
 # --- in -----------------------------------------------------------------------------------------
 def read_plaintext(file: Path | None) -> bytes:
     """Return what is to be encrypted: 1 to 4096 bytes of a file or of stdin."""
-    content, name = _read(file, MAX_PLAINTEXT_SIZE)
-    if not content:
-        raise UsageError(f"{name} is empty", hint="there is nothing to encrypt")
-    if len(content) > MAX_PLAINTEXT_SIZE:
-        raise UsageError(
-            f"{name} is longer than {MAX_PLAINTEXT_SIZE} bytes",
-            hint="encrypt it under a data key (kmsfs generate-data-key), or keep it in a tree (kmsfs init)",
-        )
-    return content
+    return _read_within(
+        file,
+        empty="there is nothing to encrypt",
+        long="encrypt it under a data key (kmsfs generate-data-key), or keep it in a tree (kmsfs init)",
+    )
+
+
+def read_message(file: Path | None) -> bytes:
+    """Return what a MAC is made of: 1 to 4096 bytes of a file or of stdin."""
+    return _read_within(file, empty="there is no message", long="make the MAC of its SHA-256 instead")
+
+
+def read_mac(file: Path, size: int) -> bytes:
+    """Return the MAC in a file, which has ``size`` bytes there or is in base64."""
+    content, _ = _read(file, _MAX_BASE64_SIZE)
+    return content if len(content) == size else _from_base64(content)
 
 
 def read_blob(file: Path | None) -> bytes:
@@ -94,6 +104,15 @@ def read_blob(file: Path | None) -> bytes:
             f"{name} is not a ciphertext blob", hint="blobs are what kmsfs encrypt and generate-data-key make"
         )
     return blob
+
+
+def _read_within(file: Path | None, *, empty: str, long: str) -> bytes:
+    content, name = _read(file, MAX_PLAINTEXT_SIZE)
+    if not content:
+        raise UsageError(f"{name} is empty", hint=empty)
+    if len(content) > MAX_PLAINTEXT_SIZE:
+        raise UsageError(f"{name} is longer than {MAX_PLAINTEXT_SIZE} bytes", hint=long)
+    return content
 
 
 def _from_base64(content: bytes) -> bytes:

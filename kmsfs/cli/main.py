@@ -18,6 +18,7 @@ TABLE: Final = {
     "decrypt": (f"{_COMMANDS}.decrypt", "Decrypt a ciphertext blob."),
     "re-encrypt": (f"{_COMMANDS}.re_encrypt", "Encrypt a blob's content under another key."),
     "generate-data-key": (f"{_COMMANDS}.generate_data_key", "Make a data key, clear and wrapped."),
+    "mac": (f"{_COMMANDS}.mac", "Make and verify MACs under HMAC keys."),
     "init": (f"{_COMMANDS}.init", "Create an encrypted tree."),
     "mount": (f"{_COMMANDS}.mount", "Mount a tree."),
     "unmount": (f"{_COMMANDS}.unmount", "Unmount a tree and wait until all is stored."),

@@ -26,10 +26,16 @@ SPECS: Final[dict[KeySpec, SpecFacts]] = {
 }
 
 
+def mac_algorithm(spec: KeySpec) -> str:
+    """Return AWS's name of the spec's MAC algorithm; of an encryption key, that of one which will be refused."""
+    digest = SPECS[spec].digest or Digest.SHA_256
+    return f"HMAC_{digest.name}"
+
+
 def mac_digest(key: KeyMetadata, algorithm: str) -> Digest:
     """Return the digest of a MAC algorithm, or raise WrongAlgorithmError if the key has another one."""
     digest = SPECS[key.spec].digest
-    if digest is None or algorithm != f"HMAC_{digest.name}":
+    if digest is None or algorithm != mac_algorithm(key.spec):
         raise WrongAlgorithmError(
             f"algorithm {algorithm} is incompatible with key spec {key.spec.value} of {key.arn}"
         )

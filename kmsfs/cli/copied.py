@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kmsfs.cli.interrupt import stop_on_signal
@@ -23,6 +24,7 @@ def copied(keystore: Keystore, source: Path, destination: Path, key_arn: KeyArn,
     which it is for.
     """
     from kmsfs.tools.copying import TreeCopy, check
+    from kmsfs.tools.survey import count_files
     from kmsfs.tree.rekey import Rekeyer
     from kmsfs.tree.superblock_file import read_superblock
 
@@ -32,7 +34,7 @@ def copied(keystore: Keystore, source: Path, destination: Path, key_arn: KeyArn,
         return source
     with (
         TreeCopy(source, destination) as copy,
-        Progress("files copied") as progress,
+        Progress("files copied", partial(count_files, source)) as progress,
         stop_on_signal() as stop,
     ):
         keystore.note_copy(copy.block.tree_id, destination, copy.block.key_arns)

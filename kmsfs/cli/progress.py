@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -10,17 +11,21 @@ _BAR: Final = 24
 
 
 class Progress:
-    """A context manager. ``total`` is the number of things there are, None if nobody has counted them."""
+    """A context manager. ``count`` tells how many things there are; it is asked where somebody looks, and only then."""
 
-    def __init__(self, noun: str, total: int | None = None) -> None:
+    def __init__(self, noun: str, count: Callable[[], int]) -> None:
         self._noun = noun
-        self._total = total
-        self._started = time.monotonic()
+        self._count = count
+        self._total = 0
+        self._started = 0.0
         self._shown_at = 0.0
         self._width = 0
         self._on = sys.stderr.isatty()
 
     def __enter__(self) -> Self:
+        if self._on:
+            self._total = self._count()
+        self._started = time.monotonic()
         return self
 
     def __exit__(
@@ -44,15 +49,15 @@ class Progress:
         self._width = len(line)
 
 
-def describe(noun: str, done: int, failed: int, elapsed_s: float, total: int | None) -> str:
-    """Return the line: a bar and the time that is left if the total is known, the rate, what failed."""
+def describe(noun: str, done: int, failed: int, elapsed_s: float, total: int) -> str:
+    """Return the line: a bar, the rate, the time that is left, what failed. Nothing to do has no bar."""
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
     parts = []
     if total:
         share = min(1.0, done / total)
         filled = int(share * _BAR)
         parts.append(f"[{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%}")
-    parts.append(f"{done:,} {noun}" if total is None else f"{done:,} of {total:,} {noun}")
+    parts.append(f"{done:,} of {total:,} {noun}" if total else f"{done:,} {noun}")
     parts.append(f"{rate:,.0f}/s")
     if total and rate:
         parts.append(f"{_duration(max(0, total - done) / rate)} left")

@@ -68,7 +68,7 @@ def way(journal: Journal, keystore: Keystore, work: KeyedTree, rate: Rate | None
 
 def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: bool) -> None:
     """Carry out a change of a tree's keys and print the result; IncompleteError if files were left behind."""
-    from kmsfs.tools import changes
+    from kmsfs.tools import changes, survey
     from kmsfs.tools.change_list import ChangeList
 
     with open_keystore(via=via) as keystore, open_tree(keystore, tree, touch=touch) as work:
@@ -78,7 +78,7 @@ def change_tree(tree: Path, decide: Decide, *, via: str, touch: bool, as_json: b
         )
         changed = ChangeList(home_path(), work.block.tree_id)
         try:
-            with Progress("files") as progress:
+            with Progress("files", partial(survey.count_files, work.path)) as progress:
                 result = changes.apply(
                     change,
                     work,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from testkit.home import Home, refused
 from testkit.migrating import await_done, start
 from testkit.mounting import Mount
+from testkit.terminal import on_terminal
 from testkit.tool_trees import slot_keys
 
 from kmsfs.cli.exitcodes import ExitCode
@@ -208,3 +210,9 @@ def test_reencryption_killed_and_resumed(
     assert slot_keys(filled) == {(us_key,)}
     mounted.start()
     check_content(mounted)
+
+
+def test_a_terminal_is_told_how_far_it_is(home: Home, filled: Path, us_key: str) -> None:
+    code, shown = on_terminal(home, "migrate", filled, "--to-key", us_key, "--rate", "2000")
+    assert code == 0
+    assert re.search(rf"\[#+\.+\] +\d+%  \d+ of {FILES} files  [\d,]+/s  \d:\d\d left", shown), shown

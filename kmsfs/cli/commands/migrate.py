@@ -1,6 +1,7 @@
 """``kmsfs migrate``: bring a whole tree under another key, in a way that can be stopped, resumed and proved."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from kmsfs.errors import IncompleteError, InvalidRequestError, TreeBusyError, Us
 if TYPE_CHECKING:
     from kmsfs.ids import KeyArn
     from kmsfs.keystore.service import Keystore
-    from kmsfs.tools.changes import KeyedTree
+    from kmsfs.tools.change_list import ChangeList
+    from kmsfs.tools.changes import KeyedTree, Way
+    from kmsfs.tools.convergence import Result
     from kmsfs.tools.journal import Journal
     from kmsfs.tools.runners import Runner
 
@@ -101,6 +104,8 @@ def _action(to_key: str | None, options: dict[str, Any]) -> str:
             f"--copy-to and --{action} exclude each other",
             hint=f"name the copy: kmsfs migrate {options['copy_to']} --{action}",
         )
+    if options["scheduler"] is not None and options["reencrypt"]:
+        raise UsageError("--scheduler and --reencrypt exclude each other", hint="only wrapping is shared out")
     return action
 
 
@@ -166,7 +171,7 @@ def _cancel(work: "KeyedTree", tree: Path) -> None:
 def _plan(keystore: "Keystore", work: "KeyedTree", key_arn: "KeyArn", *, as_json: bool) -> None:
     from kmsfs.tools import changes, survey
 
-    with Progress("files") as progress:
+    with Progress("files", partial(survey.count_files, work.path)) as progress:
         plan = survey.plan(
             work,
             changes.migrate(work.block, key_arn),
@@ -190,7 +195,7 @@ def _plan(keystore: "Keystore", work: "KeyedTree", key_arn: "KeyArn", *, as_json
 def _verify(keystore: "Keystore", work: "KeyedTree", key_arn: "KeyArn", tree: Path, *, as_json: bool) -> None:
     from kmsfs.tools import survey
 
-    with Progress("files") as progress:
+    with Progress("files", partial(survey.count_files, work.path)) as progress:
         verdict = survey.verify(work, keystore, key_arn, progress.show)
     told = {"files": verdict.files, "key_arn": key_arn, "failed": rekeying.rows(verdict.failures)}
     if as_json:
@@ -222,8 +227,6 @@ def _migrate(
     from kmsfs.tools.throttle import Rate
 
     rate = None if options["rate"] is None else Rate(options["rate"])
-    if options["scheduler"] is not None and options["reencrypt"]:
-        raise UsageError("--scheduler and --reencrypt exclude each other", hint="only wrapping is shared out")
     if options["reencrypt"] and not work.alone:
         raise TreeBusyError(f"{work.path} is mounted", hint="unmount it: files are replaced as a whole")
     held = ExitStack()
@@ -233,7 +236,6 @@ def _migrate(
         runner = held.enter_context(rekeying.cluster(options["scheduler"], keystore, work, rate))
     keystore.note_tree(work.block.tree_id, work.path, {*work.block.key_arns, key_arn}, besides=True, under={})
     changed = ChangeList(home_path(), work.block.tree_id)
-    journal: Journal
     with (
         held,
         migration.open_journal(
@@ -244,17 +246,27 @@ def _migrate(
             reencrypt=options["reencrypt"],
             copy_of=copy_of,
         ) as journal,
-        Progress("files") as progress,
-        stop_on_signal() as stop,
+        rekeying.way(journal, keystore, work, rate) as way,
     ):
-        hooks = migration.Hooks(lambda tally: progress.show(tally.files, len(tally.failures)), stop)
-        try:
-            way = held.enter_context(rekeying.way(journal, keystore, work, rate))
-            result = migration.run(journal, work, runner, changed, hooks, way)
-        finally:
-            changed.close()
+        result = _run(journal, work, runner, changed, way)
     if result.complete and not result.failures:
         keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, under=result.under)
         copying.finish(work.path)
     with written_report(keystore, journal.directory) as report:
         rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory), report=report)
+
+
+def _run(
+    journal: "Journal", work: "KeyedTree", runner: "Runner", changed: "ChangeList", way: "Way"
+) -> "Result":
+    from kmsfs.tools import migration, survey
+
+    with (
+        Progress("files", partial(survey.count_files, work.path)) as progress,
+        stop_on_signal() as stop,
+    ):
+        hooks = migration.Hooks(lambda tally: progress.show(tally.files, len(tally.failures)), stop)
+        try:
+            return migration.run(journal, work, runner, changed, hooks, way)
+        finally:
+            changed.close()

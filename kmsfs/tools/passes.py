@@ -275,9 +275,17 @@ class Pass:
             elif outcome is Outcome.CHANGED:
                 self.tally.changed += 1
             elif outcome is Outcome.GONE:
-                self.tally.gone += 1
+                self._note_gone(plan.job.fd)
             elif isinstance(outcome, Exception):
                 self.fail(plan.job.path, outcome)
+
+    def _note_gone(self, fd: int) -> None:
+        """A file has lost the name that it was found by. Its others were passed over for that one's sake."""
+        status = os.fstat(fd)
+        if status.st_nlink and (status.st_dev, status.st_ino) in self._linked:
+            self.tally.changed += 1
+        else:
+            self.tally.gone += 1
 
     def _close(self) -> None:
         for job in self._batch:

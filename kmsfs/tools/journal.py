@@ -99,6 +99,8 @@ class Journal:
         journal._append({"kmsfs_migration": VERSION, **asdict(task)})
         journal._append({"state": State.RUNNING, "at": time.time()})
         journal.sync()
+        for at in (directory, *directory.parents[:3]):  # up to the home: a power cut leaves it where it is
+            _sync_directory(at)
         return journal
 
     @classmethod
@@ -200,11 +202,20 @@ def migrations_of(home: Path, tree_id: str) -> Path:
 def find_last(home: Path, tree_id: TreeId, tree: Path) -> Path | None:
     """The directory of the last migration of the tree at that place: a copy has the same id as what it is of."""
     parent = migrations_of(home, tree_id.hex())
-    found = [path for path in parent.iterdir() if (path / NAME).is_file()] if parent.is_dir() else []
+    found = [path for path in parent.iterdir() if _is_begun(path / NAME)] if parent.is_dir() else []
     tasks = [(read_task(path / NAME), path) for path in found]
     place = os.path.realpath(tree)
     begun = [(task.started_at, path) for task, path in tasks if os.path.realpath(task.tree) == place]
     return max(begun)[1] if begun else None
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a journal is there whose first line is whole: one that was stopped before that has changed nothing."""
+    try:
+        with path.open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def find_open(home: Path, tree_id: TreeId, tree: Path) -> Path | None:
@@ -249,6 +260,14 @@ def moves(path: Path) -> Iterator[Moved]:
         elif "undone" in record:
             undone = frozenset(record["undone"])
             yield from (moved for at, moved in enumerate(batch) if at not in undone)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class _Records:

@@ -96,6 +96,18 @@ def test_the_last_one_counts_that_is_of_the_tree_at_that_place(directory: Path, 
     assert find_open(tmp_path, OTHER, AT) is None
 
 
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_one_that_was_stopped_before_its_first_line_was_whole_never_began(tmp_path: Path, cut: int) -> None:
+    """By a kill or a full disk: nothing was changed, and it must not be in the way of the next one for ever."""
+    with Journal.begin(tmp_path, new_task(TREE, AT, "arn:x", [], touch=False)) as stopped:
+        pass
+    path = stopped.directory / NAME
+    path.write_bytes(path.read_bytes()[:cut])
+    assert find_open(tmp_path, TREE, AT) is None
+    with Journal.begin(tmp_path, new_task(TREE, AT, "arn:y", [], touch=False)) as journal:
+        assert find_open(tmp_path, TREE, AT) == journal.directory
+
+
 def test_one_of_another_tree_is_refused(directory: Path) -> None:
     with pytest.raises(InvalidRequestError, match="another tree"):
         Journal.resume(directory, OTHER)

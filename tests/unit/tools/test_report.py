@@ -98,6 +98,7 @@ def test_every_file_is_in_it_once_with_what_it_was_and_is(keystore: Keystore, ke
         "migration_id": kept.directory.name,
         "tree_id": TREE.hex(),
         "tree": "/trees/a",
+        "copy_of": None,
         "key_to": kept.new.key_arn,
         "keys_from": [kept.old.key_arn],
         "reencrypt": False,

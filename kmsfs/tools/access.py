@@ -40,7 +40,7 @@ class HeldTree:
     def __init__(self, keystore: Keystore, path: Path, *, touch: bool) -> None:
         self.path = path
         self._keystore = keystore
-        self._touch = touch
+        self.touch = touch  # changed files' modification times move on
         self._held = ExitStack()
         try:
             self.root_fd = open_root(path)
@@ -121,7 +121,7 @@ class UnmountedTree(HeldTree):
         for at, plan in enumerate(planned):
             if outcomes[at] is Outcome.DONE:
                 try:
-                    write_newest_copy(plan.job.fd, plan.swap, touch=self._touch)
+                    write_newest_copy(plan.job.fd, plan.swap, touch=self.touch)
                 except OSError as error:
                     outcomes[at] = error
         return outcomes
@@ -168,4 +168,4 @@ class ServedTree(HeldTree):
     ) -> list[Outcome | KmsfsError | OSError]:
         """Have the mount put the headers in place."""
         before_last()
-        return self._mount.swap(planned, touch=self._touch)
+        return self._mount.swap(planned, touch=self.touch)

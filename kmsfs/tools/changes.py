@@ -31,6 +31,7 @@ class KeyedTree(WorkTree, Protocol):
 
     path: Path
     block: Superblock
+    touch: bool  # whether the modification times of changed files move on by a second
 
     def declare(self, key_arns: Sequence[KeyArn], *, renew: bool) -> None:
         """Make these the tree's keys, the default one first; ``renew``: under their current material."""

@@ -110,6 +110,7 @@ def run(
 ) -> Result:
     """Migrate until nothing is left to do. StoppedError if it was paused or cancelled on the way."""
     _settle_interrupted(journal, tree.root_fd)
+    tree.touch = tree.touch or journal.task.touch
     change = changes.migrate(tree.block, KeyArn(journal.task.to_key))
 
     def progress(tally: Tally) -> None:

@@ -234,3 +234,15 @@ def lock_work(root_fd: int, path: Path) -> int:
             hint="wait until it has ended",
         ) from None
     return fd
+
+
+def is_worked_on(path: Path) -> bool:
+    """Whether some command holds ``lock_work`` of a tree at this moment."""
+    root_fd = open_root(path)
+    try:
+        os.close(lock_work(root_fd, path))
+    except TreeBusyError:
+        return True
+    finally:
+        os.close(root_fd)
+    return False

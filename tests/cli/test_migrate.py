@@ -17,6 +17,7 @@ from testkit.terminal import on_terminal
 from testkit.tool_trees import slot_keys
 
 from kmsfs.cli.exitcodes import ExitCode
+from kmsfs.tree.directories import is_entry
 
 US = "us-east-1"
 FILES = 600
@@ -96,23 +97,55 @@ def test_killed_and_resumed(
     assert home.json("migrate", filled, "--status")["done"] == len(done)
 
 
-def test_paused_by_a_signal_and_by_command(
-    home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]
-) -> None:
+def test_paused_by_a_signal(home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]) -> None:
     await_done(home, slow)
     slow.send_signal(signal.SIGTERM)
     out, err = slow.communicate()
     assert (slow.returncode, out) == (ExitCode.STOPPED, "")
     assert err.startswith("kmsfs: migration of ")
     assert home.json("migrate", filled, "--status")["state"] == "paused"
-    again = start(home, filled, "--resume")
-    home.ok("migrate", filled, "--pause")
-    again.communicate()
-    # It may have been done before it looked; else it is paused once more.
-    assert again.returncode in (ExitCode.STOPPED, ExitCode.DONE)
-    if again.returncode == ExitCode.STOPPED:
-        assert home.json("migrate", filled, "--resume")["complete"]
+    assert "--resume" in refused(home.run("migrate", filled, "--pause"), ExitCode.USAGE)
+    assert home.json("migrate", filled, "--resume")["complete"]
     assert slot_keys(filled) == {(us_key,)}
+
+
+def test_paused_by_command(home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]) -> None:
+    await_done(home, slow)
+    slow.send_signal(signal.SIGSTOP)  # it must not be done before it is asked
+    home.ok("migrate", filled, "--pause")
+    slow.send_signal(signal.SIGCONT)
+    slow.communicate()
+    assert slow.returncode == ExitCode.STOPPED
+    assert home.json("migrate", filled, "--status")["state"] == "paused"
+    assert home.json("migrate", filled, "--resume")["complete"]
+    assert slot_keys(filled) == {(us_key,)}
+
+
+def test_what_is_resumed_touches_files_as_it_was_begun(home: Home, filled: Path, us_key: str) -> None:
+    """Else a backup that goes by the modification time keeps the slots of what came after the stop."""
+    before = {path: path.stat().st_mtime_ns for path in filled.rglob("*") if is_file_of(path)}
+    process = start(home, filled, us_key, "--touch")
+    await_done(home, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert home.json("migrate", filled, "--resume")["complete"]
+    later = {path.stat().st_mtime_ns - then for path, then in before.items()}
+    assert (len(before), later) == (FILES, {1_000_000_000})
+
+
+def is_file_of(path: Path) -> bool:
+    return path.is_file() and is_entry(os.fsencode(path.name))
+
+
+def test_a_wish_to_pause_what_does_not_run_is_refused_and_forgotten(
+    home: Home, filled: Path, us_key: str, slow: subprocess.Popen[str]
+) -> None:
+    await_done(home, slow)
+    slow.kill()
+    slow.communicate()
+    assert "--resume" in refused(home.run("migrate", filled, "--pause"), ExitCode.USAGE)
+    assert home.json("migrate", filled, "--resume")["complete"]
+    assert "is done" in refused(home.run("migrate", filled, "--pause"), ExitCode.USAGE)
 
 
 def test_cancelled(

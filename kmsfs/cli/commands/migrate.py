@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kmsfs.tools.change_list import ChangeList
     from kmsfs.tools.changes import KeyedTree, Way
     from kmsfs.tools.convergence import Result
-    from kmsfs.tools.journal import Journal
+    from kmsfs.tools.journal import Journal, State
     from kmsfs.tools.runners import Runner
 
 _ACTIONS = ("dry_run", "resume", "pause", "cancel", "status", "verify")
@@ -139,11 +139,12 @@ def _tell_journal(tree: Path, *, pause: bool, as_json: bool) -> None:
     directory = find_last(home_path(), read_superblock(path).tree_id, path)
     if directory is None:
         raise InvalidRequestError(f"{tree} was never migrated from this home", hint="begin with --to-key")
+    reading = read(directory / NAME)
     if pause:
+        _require_running(reading.state, path, tree)
         migration.ask(directory, State.PAUSED)
         print_line(f"the migration of {tree} stops after its batch")
         return
-    reading = read(directory / NAME)
     told = {
         "state": reading.state.value,
         "tree": reading.task.tree,
@@ -157,6 +158,19 @@ def _tell_journal(tree: Path, *, pause: bool, as_json: bool) -> None:
         print_json(told)
     else:
         print_fields({name.replace("_", " "): rekeying.text(value) for name, value in told.items()})
+
+
+def _require_running(state: "State", path: Path, tree: Path) -> None:
+    """Raise unless somebody is at work on a migration: else the wish would stop whoever goes on with it."""
+    from kmsfs.tools.journal import ENDED, State
+    from kmsfs.tree.superblock_file import is_worked_on
+
+    if state in ENDED:
+        raise InvalidRequestError(f"the migration of {tree} is {state.value}")
+    if state is State.PAUSED or not is_worked_on(path):
+        raise InvalidRequestError(
+            f"the migration of {tree} is not running", hint="go on with --resume, or end it with --cancel"
+        )
 
 
 def _cancel(work: "KeyedTree", tree: Path) -> None:

@@ -10,10 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kmsfs.envelope.file_key import open_header
-from kmsfs.errors import IntegrityError, KmsfsError
+from kmsfs.errors import FormatError, IntegrityError, KmsfsError
 from kmsfs.format import aad
 from kmsfs.format.blob import parse_blob_head
-from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.format.header import FileHeader
+from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
 from kmsfs.storage import backing
 from kmsfs.tools.passes import Failure, reason
 from kmsfs.tools.walk import Walk
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kmsfs.format.header import FileHeader
     from kmsfs.ids import KeyArn, TreeId
     from kmsfs.keystore.service import Keystore
     from kmsfs.tools.changes import Change, KeyedTree
@@ -122,17 +122,32 @@ def verify(
         if raw:
             try:
                 open_header(raw, partial(_unwrap, keystore, tree.block.tree_id, key_arn))
+                _require_alone(raw, key_arn)
             except KmsfsError as error:
                 verdict.failures.append(Failure(file.path, reason(error)))
         progress(verdict.files, len(verdict.failures))
     return verdict
 
 
-def _unwrap(keystore: Keystore, tree_id: TreeId, key_arn: KeyArn, header: FileHeader) -> bytes:
+def _require_alone(raw: bytes, key_arn: KeyArn) -> None:
+    """See to the copy that was not opened, too: a stop in the middle of a batch leaves old slots in it."""
+    for at in (0, HEADER_COPY_SIZE):
+        try:
+            header = FileHeader.parse(raw[at : at + HEADER_COPY_SIZE])
+        except FormatError as error:
+            raise IntegrityError(f"a copy of the file header is not whole: {error}") from error
+        _require_slots(header, key_arn)
+
+
+def _require_slots(header: FileHeader, key_arn: KeyArn) -> None:
     named = {parse_blob_head(blob).key_arn for blob in header.slots}
     if named != {key_arn}:
         others = ", ".join(sorted(named - {key_arn})) or "no key that can be read"
         raise IntegrityError(f"file is under {others}")
+
+
+def _unwrap(keystore: Keystore, tree_id: TreeId, key_arn: KeyArn, header: FileHeader) -> bytes:
+    _require_slots(header, key_arn)
     context = aad.file_context(tree_id, header.file_id)
     return keystore.unwrap_to_rewrap(header.slots[0], context, ref=key_arn)
 

@@ -20,7 +20,7 @@ from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.tools.convergence import Convergence, Result
 from kmsfs.tools.passes import Failure, Job, KnownTargets, Outcome, Tally, reason
 from kmsfs.tools.replacing import Outcomes, Replacements, link_over, remove_leftovers
-from kmsfs.tools.throttle import persistently
+from kmsfs.tools.throttle import Patience, persistently
 from kmsfs.tools.walk import FoundFile, Walk, standing
 from kmsfs.tree.rekey import TargetError
 from kmsfs.tree.resealing import open_old
@@ -82,6 +82,7 @@ class Reencryption:
         self._paths: list[tuple[bytes, int]] = []  # of the batch, with a descriptor of each old file
         self._linked: dict[tuple[int, int], _Linked] = {}
         self._tally = Tally()
+        self._patience = Patience()
         self._converge = partial(
             Convergence, tree, runner, ledger, wanted, on_directory=on_directory, progress=progress
         )
@@ -165,7 +166,9 @@ class Reencryption:
         if rate is not None:
             rate.take(1 + len(targets))
         old = open_old(
-            fd, self._tree.block.chunk_size, lambda header: persistently(partial(rekeyer.unwrap, header))
+            fd,
+            self._tree.block.chunk_size,
+            lambda header: self._patience.ask(partial(rekeyer.unwrap, header)),
         )
         assert old.header is not None  # noqa: S101 - it was just adopted
         ready = persistently(partial(rekeyer.fresh, old.header.file_id, targets))

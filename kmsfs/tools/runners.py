@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kmsfs.errors import KmsfsError
-from kmsfs.tools.throttle import persistently
+from kmsfs.tools.throttle import Patience
 from kmsfs.tree.rekey import TargetError
 
 if TYPE_CHECKING:
@@ -53,17 +53,18 @@ class InProcess:
         known = [(raw, self._known[wanted]) for raw, wanted in jobs]
         if self._rate is not None:
             self._rate.take(sum(1 + len(targets) for _, targets in known))
+        patience = Patience()
         try:
-            swaps = persistently(partial(self._rekeyer.swaps, known))
+            swaps = patience.ask(partial(self._rekeyer.swaps, known))
         except KmsfsError:  # of one source key, or its token: each file may have another slot that opens
             swaps = [None] * len(known)
         except TargetError as error:
             raise error.reason from error
-        return [swap or self._one(*job) for swap, job in zip(swaps, known, strict=True)]
+        return [swap or self._one(patience, *job) for swap, job in zip(swaps, known, strict=True)]
 
-    def _one(self, raw: bytes, targets: Targets) -> Swap | KmsfsError | None:
+    def _one(self, patience: Patience, raw: bytes, targets: Targets) -> Swap | KmsfsError | None:
         try:
-            return persistently(partial(self._rekeyer.swap, raw, targets))
+            return patience.ask(partial(self._rekeyer.swap, raw, targets))
         except KmsfsError as error:
             return error
         except TargetError as error:

@@ -41,7 +41,8 @@ class Rate:
         self._next = max(self._next, now) + calls / self.per_s
 
 
-def _is_transient(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
+    """Whether a failure is of an HSM that may answer later."""
     return isinstance(error.reason if isinstance(error, TargetError) else error, TRANSIENT)
 
 
@@ -54,7 +55,25 @@ def persistently(call: Callable[[], _T], sleep: Callable[[float], None] = time.s
         try:
             return call()
         except (KmsfsError, TargetError) as error:
-            if not _is_transient(error):
+            if not is_transient(error):
                 raise
             sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
     return call()
+
+
+class Patience:
+    """Asks persistently for each of many files, until the HSM did not answer in the end: then once, until it does."""
+
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+        self._is_away = False
+
+    def ask(self, call: Callable[[], _T]) -> _T:
+        """Make a call; its last failure is raised."""
+        try:
+            result = call() if self._is_away else persistently(call, self._sleep)
+        except (KmsfsError, TargetError) as error:
+            self._is_away = self._is_away or is_transient(error)
+            raise
+        self._is_away = False
+        return result

@@ -1,10 +1,16 @@
 """How hard the HSM is asked: with a clock of the test's own."""
 
+from collections.abc import Sequence
+from typing import NoReturn
+
 import pytest
 
 from kmsfs.errors import HsmTimeoutError, HsmUnavailableError, KeyDisabledError, KmsfsError
-from kmsfs.tools.throttle import ATTEMPTS, Rate, persistently
-from kmsfs.tree.rekey import TargetError
+from kmsfs.ids import KeyArn
+from kmsfs.tools import throttle
+from kmsfs.tools.runners import InProcess
+from kmsfs.tools.throttle import ATTEMPTS, Patience, Rate, persistently
+from kmsfs.tree.rekey import Rekeyer, TargetError, Targets
 
 
 class Clock:
@@ -71,6 +77,49 @@ def test_one_that_does_not_is_told(error: Exception) -> None:
     with pytest.raises(type(error)):
         persistently(hsm, lambda seconds: None)
     assert hsm.calls == ATTEMPTS
+
+
+def test_one_that_is_away_is_waited_for_once_a_batch_and_not_for_every_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a tree of a million files would take months to tell that the HSM of a zone does not answer."""
+    monkeypatch.setattr(throttle, "FIRST_WAIT_S", 0.0)
+    away = Away()
+    runner = InProcess(away)
+    runner.targets(())
+    assert [type(result) for result in runner.run([(b"", ())] * 50)] == [HsmUnavailableError] * 50
+    assert away.calls == ATTEMPTS + 50
+
+
+def test_what_asks_file_by_file_is_patient_until_the_hsm_is_away() -> None:
+    waits: list[float] = []
+    patience = Patience(waits.append)
+    for _ in range(3):
+        with pytest.raises(HsmTimeoutError):
+            patience.ask(Hsm(99, HsmTimeoutError("x")))
+    assert len(waits) == ATTEMPTS - 1
+    assert patience.ask(Hsm(0, HsmTimeoutError("x"))) == "done"
+    assert patience.ask(Hsm(1, HsmTimeoutError("x"))) == "done", (
+        "it answers again, and so is waited for again"
+    )
+
+
+class Away(Rekeyer):
+    """Whose HSM does not answer."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def targets(self, wanted: Sequence[KeyArn]) -> Targets:
+        return ()
+
+    def swaps(self, jobs: Sequence[tuple[bytes, Targets]]) -> NoReturn:
+        self.calls += 1
+        raise HsmUnavailableError("x")
+
+    def swap(self, raw: bytes, targets: Targets) -> NoReturn:
+        self.calls += 1
+        raise HsmUnavailableError("x")
 
 
 @pytest.mark.parametrize("error", [KeyDisabledError("x"), TargetError(KeyDisabledError("x"))])

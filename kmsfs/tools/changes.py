@@ -112,12 +112,15 @@ def drop(block: Superblock, key_arn: KeyArn) -> Change:
     """One key less; its zones, and the tree if it was the default, go on with the next."""
     keys = tuple(arn for arn in block.key_arns if arn != key_arn)
     if len(keys) == len(block.key_arns):
-        raise InvalidRequestError(f"key {key_arn} is not one of the tree's", hint="kmsfs info shows its keys")
+        raise InvalidRequestError(
+            f"key {key_arn} is not one of the tree's",
+            hint="kmsfs info shows its keys; what a stop has left of one that was dropped, kmsfs rewrap brings",
+        )
     if not keys:
         raise InvalidRequestError(
             f"key {key_arn} is the only one of the tree", hint="name another: kmsfs migrate TREE --to-key KEY"
         )
-    return Change(keys, keys, {key_arn: keys[0]})
+    return Change((*keys, key_arn), keys, {key_arn: keys[0]})
 
 
 def named(block: Superblock, ref: str, keystore: Keystore, region: str | None) -> KeyArn:

@@ -131,6 +131,26 @@ async def test_the_default_key_can_be_dropped_when_its_region_is_gone(
     assert read_superblock(store).default_key_arn == us_key
 
 
+async def test_a_key_is_dropped_only_when_nothing_needs_it_and_until_then_again(
+    keystore: Keystore, store: Path, eu_key: KeyArn, us_key: KeyArn
+) -> None:
+    """The command was refused the second time, and a zone of the key could stay one for good."""
+    apply(keystore, store, lambda block: changes.replicate(block, us_key))
+    await make_zone(keystore, store, b"d/deep", eu_key)
+    async with opened(keystore, store) as posix:
+        damaged = posix.backing(b"d/g")
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:100])
+    result = apply(keystore, store, lambda block: changes.drop(block, eu_key))
+    assert [failure.path for failure in result.failures] == [os.fsencode(damaged.relative_to(store))]
+    assert read_superblock(store).key_arns == (us_key, eu_key), "not the default any more, and not let go"
+    damaged.write_bytes(good)
+    result = apply(keystore, store, lambda block: changes.drop(block, eu_key))
+    assert (result.complete, result.failures) == (True, [])
+    assert slot_keys(store) == {(us_key,)}
+    assert (read_superblock(store).key_arns, result.zone_keys) == ((us_key,), {us_key})
+
+
 async def test_what_cannot_be_declared_is_refused(keystore: Keystore, store: Path, eu_key: KeyArn) -> None:
     block = read_superblock(store)
     with pytest.raises(InvalidRequestError):

@@ -5,20 +5,16 @@ What is done is what the headers say; the journal keeps what they said before, s
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kmsfs.errors import InvalidRequestError, StoppedError
-from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.ids import KeyArn
-from kmsfs.storage import backing
 from kmsfs.tools import changes
 from kmsfs.tools.convergence import Convergence
+from kmsfs.tools.interrupted import settle_interrupted
 from kmsfs.tools.journal import NAME, Journal, State, find_open, new_task, read
-from kmsfs.tools.walk import standing
-from kmsfs.tree.rekey import has_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
     from kmsfs.errors import KmsfsError
     from kmsfs.tools.changes import KeyedTree
     from kmsfs.tools.convergence import Result
-    from kmsfs.tools.journal import Moved
     from kmsfs.tools.passes import Ledger, Outcome, Planned, Tally
     from kmsfs.tools.runners import Runner
 
@@ -109,7 +104,7 @@ def run(
     way: changes.Way = Convergence,
 ) -> Result:
     """Migrate until nothing is left to do. StoppedError if it was paused or cancelled on the way."""
-    _settle_interrupted(journal, tree.root_fd)
+    settle_interrupted(journal, tree)
     tree.touch = tree.touch or journal.task.touch
     change = changes.migrate(tree.block, KeyArn(journal.task.to_key))
 
@@ -160,9 +155,9 @@ def asked(directory: Path) -> State | None:
     return State.PAUSED if (directory / PAUSE).exists() else None
 
 
-def cancel(journal: Journal, root_fd: int) -> None:
+def cancel(journal: Journal, tree: KeyedTree) -> None:
     """End a migration that nobody works on."""
-    _settle_interrupted(journal, root_fd)
+    settle_interrupted(journal, tree)
     journal.set_state(State.CANCELLED)
     _forget_requests(journal.directory)
 
@@ -171,23 +166,3 @@ def _forget_requests(directory: Path) -> None:
     for name in (PAUSE, CANCEL):
         with suppress(FileNotFoundError):
             (directory / name).unlink()
-
-
-def _settle_interrupted(journal: Journal, root_fd: int) -> None:
-    """Find out what became of the batch that a crash interrupted, so that the report tells of it."""
-    moved = read(journal.directory / NAME).unsettled
-    if moved:
-        journal.settle_read(moved, [at for at, file in enumerate(moved) if not _is_done(file, root_fd)])
-
-
-def _is_done(moved: Moved, root_fd: int) -> bool:
-    """Whether the file has its new slots. One that is not there any more counts as not done."""
-    try:
-        with standing(root_fd, os.fsencode(moved.path)) as (name, dir_fd):
-            fd = backing.open_regular(name, dir_fd, write=False, noatime=True)
-    except OSError:
-        return False
-    try:
-        return has_slots(os.pread(fd, HEADER_SIZE, 0), moved.file_id, moved.new)
-    finally:
-        os.close(fd)

@@ -178,7 +178,7 @@ def _cancel(work: "KeyedTree", tree: Path) -> None:
     from kmsfs.tools.journal import Journal
 
     with Journal.resume(_journal_of(work, tree), work.block.tree_id) as journal:
-        migration.cancel(journal, work.root_fd)
+        migration.cancel(journal, work)
     print_line(f"the migration of {tree} is cancelled; its keys are {', '.join(work.block.key_arns)}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from testkit.posix import opened
-from testkit.tool_trees import CONTENT, Notes, contents, fill, slot_keys
+from testkit.tool_trees import CONTENT, LONG, Notes, contents, fill, slot_keys
 
 from kmsfs.errors import InvalidRequestError, StoppedError
 from kmsfs.ids import KeyArn
@@ -192,6 +192,24 @@ async def test_a_crash_between_journal_and_headers_is_told_from_one_after(
     assert len(ids) == len(set(ids)) == MORE + len(CONTENT) - 1, "what had not happened is not counted"
 
 
+async def test_what_a_crash_did_is_in_the_journal_wherever_the_files_have_moved_since(
+    keystore: Keystore, tmp_path: Path, store: Path, us_key: KeyArn
+) -> None:
+    """Every later pass takes them for current: else the report would not tell what they were under."""
+    with crashing(put=True), pytest.raises(CrashError):
+        run(keystore, tmp_path, store, us_key)
+    journal = journal_of(keystore, tmp_path, store)
+    interrupted = {moved.file_id for moved in read(journal / NAME).unsettled}
+    async with opened(keystore, store) as posix:
+        await posix.rename(b"d", b"elsewhere")
+        await posix.rename(b"f", b"elsewhere/f")
+        await posix.rename(LONG, b"short")
+    assert run(keystore, tmp_path, store, us_key).complete
+    ids = [moved.file_id for moved in moves(journal / NAME)]
+    assert len(interrupted & set(ids)) == 4
+    assert len(ids) == len(set(ids)) == MORE + len(CONTENT) - 1
+
+
 @pytest.mark.parametrize("put", [False, True])
 async def test_what_a_crash_did_is_in_the_journal_of_one_that_is_cancelled(
     keystore: Keystore, tmp_path: Path, store: Path, us_key: KeyArn, put: bool
@@ -203,7 +221,7 @@ async def test_what_a_crash_did_is_in_the_journal_of_one_that_is_cancelled(
         UnmountedTree(keystore, store) as tree,
         Journal.resume(directory, tree.block.tree_id) as journal,
     ):
-        migration.cancel(journal, tree.root_fd)
+        migration.cancel(journal, tree)
     reading = read(directory / NAME)
     assert (reading.state, reading.unsettled) == (State.CANCELLED, ())
     assert len(list(moves(directory / NAME))) == reading.done == (4 if put else 0)

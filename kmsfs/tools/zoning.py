@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from kmsfs.errors import KmsfsError, TreeBusyError
+from kmsfs.storage.backing import proc_path
 from kmsfs.tree import frames
 from kmsfs.tree.superblock_file import lock_work, open_root, read_superblock_at
 from kmsfs.tree.tree import Tree
 from kmsfs.tree.volume import TreeOptions
-from kmsfs.tree.zones import Zone, set_zone, untold, zones_below
+from kmsfs.tree.zones import Zone, directories_below, set_zone, zones_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,24 +84,20 @@ def find_zones(keystore: Keystore, top: Path, *, mounted: bool) -> Iterator[Zone
 def _mounted_zones(top: Path) -> Iterator[Zone]:
     """The same as ``zones_below``, by clear names, as a mount tells them."""
     device = top.stat().st_dev
-    unlisted: list[OSError] = []
-    for place, directories, _ in os.walk(top, onerror=unlisted.append):
-        directories[:] = sorted(name for name in directories if _is_on(os.path.join(place, name), device))
-        path = os.path.relpath(place, top)
+    for place in directories_below(top, partial(_is_on, device)):
         try:
-            about: dict[str, Any] = json.loads(os.getxattr(place, _INFO))
+            about: dict[str, Any] = json.loads(os.getxattr(proc_path(place.open()), _INFO))
         except OSError as error:
-            yield Zone(path, "", f"record of the directory: {os.strerror(error.errno or errno.EIO).lower()}")
+            yield place.untold(error)
             continue
         if about["is_zone"]:
-            yield Zone(path, about["zone"])
-    yield from untold(unlisted, top)
+            yield Zone(place.path, about["zone"])
 
 
-def _is_on(path: str, device: int) -> bool:
+def _is_on(device: int, entry: os.DirEntry[str]) -> bool:
     """Whether a directory is no other mount's."""
     try:
-        return os.lstat(path).st_dev == device
+        return entry.stat(follow_symlinks=False).st_dev == device
     except OSError:
         return False
 

@@ -10,18 +10,18 @@ import os
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from kmsfs.errors import FormatError
+from kmsfs.errors import FormatError, IntegrityError
 from kmsfs.format.directory import RECORD_SIZE, DirectoryRecord
 from kmsfs.storage import backing
 from kmsfs.tree.directories import RECORD_NAME, is_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from kmsfs.tree.inodes import Inode
     from kmsfs.tree.tree import Tree
@@ -80,39 +80,114 @@ def _reached(tree: Tree, entries: Sequence[bytes]) -> Iterator[Inode]:
 def zone_at(path: Path, root: Path) -> str:
     """The key of the zone that an entry of a tree lies in, or nothing. Needs no keys: nothing is authenticated."""
     for directory in (path, *path.parents):
-        zone = _own_zone(directory) if directory.is_dir() and not directory.is_symlink() else ""
+        zone = _zone_of(directory) if directory.is_dir() and not directory.is_symlink() else ""
         if zone or directory == root:
             return zone
     raise AssertionError("the root is above every entry")
 
 
-def zones_below(top: Path) -> Iterator[Zone]:
-    """The zones at and below a directory of a tree's store. Needs no keys: nothing is authenticated."""
-    unlisted: list[OSError] = []
-    for place, directories, _ in os.walk(top, onerror=unlisted.append):
-        directories[:] = sorted(name for name in directories if is_entry(os.fsencode(name)))
-        path = os.path.relpath(place, top)
-        try:
-            zone = _own_zone(Path(place))
-        except (OSError, FormatError) as error:
-            yield Zone(path, "", f"record of the directory: {error}")
-            continue
-        if zone:
-            yield Zone(path, zone)
-    yield from untold(unlisted, top)
-
-
-def untold(unlisted: Sequence[OSError], top: Path) -> Iterator[Zone]:
-    """The directories that could not be listed: of zones at and below them nothing is known."""
-    for error in unlisted:
-        if not isinstance(error, FileNotFoundError):  # it was removed meanwhile
-            reason = os.strerror(error.errno or errno.EIO).lower()
-            yield Zone(os.path.relpath(error.filename, top), "", f"directory: {reason}")
-
-
-def _own_zone(directory: Path) -> str:
+def _zone_of(directory: Path) -> str:
     fd = os.open(directory, backing.open_directory_flags)
     try:
-        return DirectoryRecord.parse(backing.read_small(RECORD_NAME, fd, RECORD_SIZE)).zone
+        return _own_zone(fd)
     finally:
         os.close(fd)
+
+
+def zones_below(top: Path) -> Iterator[Zone]:
+    """The zones at and below a directory of a tree's store. Needs no keys: nothing is authenticated."""
+    for place in directories_below(top, lambda entry: is_entry(os.fsencode(entry.name))):
+        try:
+            zone = _own_zone(place.open())
+        except (FormatError, IntegrityError) as error:
+            yield Zone(place.path, "", f"record of the directory: {error}")
+        except OSError as error:
+            yield place.untold(error)
+        else:
+            if zone:
+                yield Zone(place.path, zone)
+
+
+class Place:
+    """A directory below another, reached by descriptors: no path leads to one that is deep enough."""
+
+    def __init__(self, name: str, above: Place | None = None) -> None:
+        self._name, self._above = name, above
+        self.fd = -1
+        self.problem: OSError | None = None  # why it cannot be listed: of what is in it nothing is known
+        self.below: list[str] = []
+
+    @property
+    def path(self) -> str:
+        """Relative to where one has begun; ``.`` is that itself."""
+        names, place = list[str](), self
+        while place._above is not None:
+            names.append(place._name)
+            place = place._above
+        return "/".join(reversed(names)) or "."
+
+    def open(self) -> int:
+        """A descriptor that lists, good until the next directory; raises why there is none."""
+        if self.problem is not None:
+            raise self.problem
+        return self.fd
+
+    def untold(self, error: OSError) -> Zone:
+        """What is said of a directory that cannot be looked at."""
+        what = "directory" if error is self.problem else "record of the directory"
+        return Zone(self.path, "", f"{what}: {os.strerror(error.errno or errno.EIO).lower()}")
+
+    def enter(self, belongs: Callable[[os.DirEntry[str]], bool]) -> bool:
+        """Open and list it; False if it is there no more."""
+        above = self._above
+        try:
+            self.fd = os.open(
+                self._name,
+                os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if above else 0),
+                dir_fd=above.fd if above else None,
+            )
+            with os.scandir(self.fd) as entries:
+                found = [entry.name for entry in entries if _is_directory(entry) and belongs(entry)]
+        except (FileNotFoundError, NotADirectoryError):  # it was removed meanwhile
+            return False
+        except OSError as error:
+            self.problem = error
+            return True
+        self.below = sorted(found, reverse=True)
+        return True
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def directories_below(top: Path, belongs: Callable[[os.DirEntry[str]], bool]) -> Iterator[Place]:
+    """A directory and all below it that ``belongs`` says yes to, each before what is in it, by name."""
+    levels: list[Place] = []
+    try:
+        place = Place(os.fspath(top))
+        while True:
+            levels.append(place)
+            if place.enter(belongs):
+                yield place
+            while levels and not levels[-1].below:
+                levels.pop().close()
+            if not levels:
+                return
+            place = Place(levels[-1].below.pop(), levels[-1])
+    finally:
+        for level in levels:
+            level.close()
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+
+
+def _own_zone(fd: int) -> str:
+    return DirectoryRecord.parse(backing.read_small(RECORD_NAME, fd, RECORD_SIZE)).zone

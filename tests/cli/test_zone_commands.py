@@ -245,3 +245,26 @@ def test_a_principal_who_may_not_use_the_key_gets_no_zone(mounted: Mount, other:
     mounted.start("-o", "principal=alice")
     message = refused(home.run("zone", "create", mounted.path, "--key", other), 8)
     assert "alice" in message
+
+
+def test_zones_are_found_however_deep_they_are(mounted: Mount, other: str) -> None:
+    """A directory that is a zone moves as it is, also to where no path leads."""
+    make_zone(mounted, "us")
+    at = top = os.open(mounted.path, os.O_RDONLY)
+    for level in range(300):
+        os.mkdir("deep-and-deeper", dir_fd=at)
+        below = os.open("deep-and-deeper", os.O_RDONLY, dir_fd=at)
+        if level:
+            os.close(at)
+        at = below
+    os.rename("us", "us", src_dir_fd=top, dst_dir_fd=at)
+    os.close(at)
+    os.close(top)
+    for where in (mounted.path, mounted.tree):
+        (zone,) = mounted.home.json("zone", "list", where)["zones"]
+        assert (zone["key_arn"], zone["problem"]) == (other, None)
+        assert zone["path"].count("/") == 300
+        if where == mounted.path:
+            assert zone["path"] == "deep-and-deeper/" * 300 + "us"
+    mounted.unmount()
+    shutil.rmtree(mounted.tree)

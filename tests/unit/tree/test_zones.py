@@ -70,6 +70,22 @@ async def test_a_directory_that_cannot_be_listed_is_told(
     ]
 
 
+async def test_a_record_that_is_none_is_told(posix: Posix, us_key: KeyArn) -> None:
+    for path in (b"cut", b"fifo", b"zone"):
+        await posix.mkdir(path)
+    await posix.make_zone(b"zone", us_key)
+    names = {path: posix.backing(path) for path in (b"cut", b"fifo")}
+    (names[b"cut"] / ".kmsfs.dir").write_bytes(b"x")
+    (names[b"fifo"] / ".kmsfs.dir").unlink()
+    os.mkfifo(names[b"fifo"] / ".kmsfs.dir")
+    found = {zone.path: bool(zone.problem) for zone in zones_below(posix.path)}
+    assert found == {
+        names[b"cut"].name: True,
+        names[b"fifo"].name: True,
+        posix.backing(b"zone").name: False,
+    }
+
+
 async def test_the_root_can_be_a_zone(posix: Posix, us_key: KeyArn) -> None:
     await posix.make_zone(b"", us_key)
     await posix.put(b"f", b"abc")

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from kmsfs.errors import InvalidAliasError, InvalidRequestError, ReservedAliasError
@@ -53,6 +54,7 @@ def check_alias(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=1024)
 def key_arn(region: Region, account: str, key_id: KeyId) -> KeyArn:
     """Return the key's ARN."""
     return KeyArn(f"arn:aws:kms:{region}:{account}:key/{key_id}")

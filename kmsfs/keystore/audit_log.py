@@ -18,6 +18,7 @@ from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import AuditUnavailableError, IntegrityError, KmsfsError
+from kmsfs.format.aad import FILE_ID_PAIR
 from kmsfs.keystore.arn import ROOT, principal_arn
 from kmsfs.keystore.audit import (
     Actor,
@@ -44,17 +45,17 @@ RETRY_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
-_actor: ContextVar[Actor | None] = ContextVar("kmsfs_actor", default=None)
+acting: ContextVar[Actor] = ContextVar("kmsfs_actor")
 
 
 @contextmanager
 def acting_for(actor: Actor) -> Iterator[None]:
     """Record what is done inside as done for ``actor``; by default it is the account root's, by this process."""
-    token = _actor.set(actor)
+    token = acting.set(actor)
     try:
         yield
     finally:
-        _actor.reset(token)
+        acting.reset(token)
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class AuditLog:
         self._ledger = ledger
         self._max_size = max_segment_size
         self._clock = clock
-        self._self = Actor(principal_arn(config.account, principal), os.getuid(), via)
+        self.itself = Actor(principal_arn(config.account, principal), os.getuid(), via)
         self._housekeeping = RLock()  # taken before the next one, or without waiting
         self._lock = RLock()
         self._segment: SegmentFile | None = None
@@ -96,7 +97,7 @@ class AuditLog:
     @property
     def actor(self) -> Actor:
         """On whose behalf this thread or task works."""
-        return _actor.get() or self._self
+        return acting.get(self.itself)
 
     # --- recording ------------------------------------------------------------------------------
     def record(self, event: Event) -> None:
@@ -111,7 +112,7 @@ class AuditLog:
             self._keep_up()
 
     def count(self, event: Event) -> None:
-        """Add to what the next record of this kind will say; it is written within a minute."""
+        """Add to what one record says later on, within a minute: for uses that come by the thousand."""
         kind = (event.actor, event.action, event.key_arn, event.result, *event.context.items())
         with self._lock:
             found = self._counts.get(kind)
@@ -346,6 +347,19 @@ class AuditLog:
 
     def _first_key(self, segment_id: str) -> bytes:
         return self._hsm.hmac(audit_key_id(self._region), segment_message(self._region, segment_id))
+
+
+class Counting:
+    """A log (port ``AuditSink``) for the uses that opening files makes: counted, and recorded without the file."""
+
+    def __init__(self, log: AuditLog) -> None:
+        self._log = log
+        self.itself = log.itself
+
+    def record(self, event: Event) -> None:
+        """Count one use."""
+        context = {name: value for name, value in event.context.items() if name != FILE_ID_PAIR}
+        self._log.count(event._replace(context=context))
 
 
 def _reason(error: OSError | KmsfsError) -> str:

@@ -11,12 +11,12 @@ from kmsfs.errors import KmsfsError
 from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audit import Actor, Event
-from kmsfs.keystore.audit_log import AuditLog, acting_for
+from kmsfs.keystore.audit_log import AuditLog, Counting, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
-from kmsfs.keystore.recording import Counted, Permit, Recording
+from kmsfs.keystore.recording import Permit, Recording
 from kmsfs.keystore.region import RegionService
 
 ITSELF: Final = "kmsfs"  # on whose behalf the keystore does what is due, whoever's request comes just then
@@ -27,12 +27,17 @@ log = logging.getLogger(__name__)
 class Audits:
     """One log for each region that is in use. What is done inside ``with audits.use(...)`` is recorded."""
 
-    def __init__(self, home: Path, via: str, principal: str = ROOT) -> None:
+    def __init__(self, home: Path, via: str, principal: str = ROOT, *, permit: Permit | None = None) -> None:
+        """``permit`` is asked before a key is used or changed."""
         self._home = home
         self._via = via
         self._principal = principal
-        self.permit: Permit | None = None  # asked before a key is used or changed
+        self._permit = permit
         self._logs: dict[str, AuditLog] = {}
+        #: One use of a key: (service, action, key_id, context). A key that is known only inside is set there.
+        self.use = partial(Recording, self._logs.__getitem__, permit)
+        #: One of the many uses that opening files makes: see ``Counting``.
+        self.counted_use = partial(Recording, lambda region: Counting(self._logs[region]), permit)
 
     def add(self, service: RegionService) -> None:
         """Take up a region; nothing is opened before something is to be recorded."""
@@ -48,23 +53,11 @@ class Audits:
         try:
             with (
                 acting_for(Actor(ITSELF, os.getuid(), self._via)),
-                Recording(self._logs[service.config.region], service, action, key_id, {}, None),
+                Recording(self._logs.__getitem__, None, service, action, key_id, {}),
             ):
                 pass
         except KmsfsError as error:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)
-
-    def use(
-        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
-    ) -> Recording:
-        """One use of a key. A key that is known only inside is set there."""
-        return Recording(self._logs[service.config.region], service, action, key_id, context, self.permit)
-
-    def counted_use(
-        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
-    ) -> Recording:
-        """One of the many uses that opening files makes: see ``Counted``."""
-        return Counted(self._logs[service.config.region], service, action, key_id, context, self.permit)
 
     def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
         """One change of a key or alias. It is not begun if it could not be recorded."""

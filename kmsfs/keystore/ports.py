@@ -108,18 +108,10 @@ class AuditSink(Protocol):
     Raises AuditUnavailableError when it cannot record: the caller then gives no answer.
     """
 
-    @property
-    def actor(self) -> Actor:
-        """On whose behalf this thread or task works."""
-
-    def prepare(self) -> None:
-        """Raise if a record cannot be written now: to be asked before what cannot be taken back."""
+    itself: Actor  # on whose behalf keys are used where nobody else is named (``acting``)
 
     def record(self, event: Event) -> None:
-        """Write one record."""
-
-    def count(self, event: Event) -> None:
-        """Add to what one record says later on: for uses that come by the thousand."""
+        """Write one record, or see that one will tell of it."""
 
 
 Value = str | int | None

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from kmsfs.errors import KmsfsError
-from kmsfs.format.aad import FILE_ID_PAIR
-from kmsfs.ids import KeyArn, KeyId
+from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.audit import DONE, Event
+from kmsfs.keystore.audit_log import acting
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.ports import AuditSink
@@ -21,6 +21,7 @@ from kmsfs.keystore.region import RegionService
 Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
 
 log = logging.getLogger(__name__)
+_new = tuple.__new__  # what a named tuple's constructor, a function of Python, calls
 
 
 class Recording:
@@ -35,14 +36,14 @@ class Recording:
 
     def __init__(
         self,
-        sink: AuditSink,
+        sink_of: Callable[[Region], AuditSink],
+        permit: Permit | None,
         service: RegionService,
         action: str,
         key_id: KeyId | None,
         context: Mapping[str, str],
-        permit: Permit | None,
     ) -> None:
-        self._sink = sink
+        self._sink = sink_of(service.config.region)
         self._service = service
         self._action = action
         self._key_id = key_id
@@ -70,25 +71,17 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        sink = self._sink
+        actor = acting.get(sink.itself)
         result = DONE if kind is None else kind.__name__
-        event = Event(
-            self._sink.actor, self._action, self.key_arn, self.context, result, self.uses, self.details
-        )
-        if kind is None:
-            self._write(event)
-            return
         try:
-            self._write(event)
+            sink.record(
+                _new(
+                    Event,
+                    (actor, self._action, self.key_arn, self.context, result, self.uses, self.details, None),
+                )
+            )
         except KmsfsError as unrecorded:
+            if kind is None:
+                raise
             log.info("%s was refused (%s) and could not be recorded: %s", self._action, result, unrecorded)
-
-    def _write(self, event: Event) -> None:
-        self._sink.record(event)
-
-
-class Counted(Recording):
-    """One of the many uses that opening files makes: counted, and recorded once a minute without the file."""
-
-    def _write(self, event: Event) -> None:
-        context = {name: value for name, value in event.context.items() if name != FILE_ID_PAIR}
-        self._sink.count(event._replace(context=context))

@@ -50,11 +50,9 @@ class Regions:
         self._lock = RLock()
         self._services: dict[str, RegionService] = {}
         self.standing = Standing(principal, via, now)
-        self.audits = Audits(
-            self.home, via, principal
-        )  # also counts and keeps what a process records that stays
-        if self.standing.asks:
-            self.audits.permit = self.standing.require
+        permit = self.standing.require if self.standing.asks else None
+        # also counts and keeps what a process records that stays
+        self.audits = Audits(self.home, via, principal, permit=permit)
         self._refreshed_at = 0.0
         self._stale: set[str] = set()  # regions whose metadata changed and were not read since
         self._sweep_after: dict[str, float] = {}

@@ -7,7 +7,7 @@ import pytest
 
 from kmsfs.crypto import entropy
 from kmsfs.crypto.aead import TAG_SIZE, AesSiv, gcm_open, gcm_seal
-from kmsfs.crypto.kdf import equal, hkdf_sha512, hmac_sha256
+from kmsfs.crypto.kdf import HmacKey, equal, hkdf_sha512, hmac_sha256
 from kmsfs.crypto.names import SIV_SIZE, SivCipher
 from kmsfs.errors import IntegrityError
 
@@ -94,7 +94,10 @@ def test_hmac_matches_the_published_vector() -> None:
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 63, 64, 65, 200])
 def test_hmac_is_that_of_the_standard_library(size: int) -> None:
     for message in (b"", b"m", bytes(range(256)) * 5):
-        assert hmac_sha256(KEY[:1] * size, message) == hmac.digest(KEY[:1] * size, message, "sha256")
+        expected = hmac.digest(KEY[:1] * size, message, "sha256")
+        assert hmac_sha256(KEY[:1] * size, message) == expected
+        key = HmacKey(KEY[:1] * size)
+        assert [key.tag(message), key.tag(message)] == [expected] * 2
 
 
 def test_random_bytes_have_the_length_asked_for_and_differ() -> None:

@@ -62,15 +62,25 @@ def test_times_keep_their_order_as_text() -> None:
     assert [timestamp(time) for time in times] == sorted(timestamp(time) for time in times)
 
 
-def test_the_chain_is_what_the_page_says() -> None:
-    lines, end = segment(3)
+@pytest.mark.parametrize("count", [3, 70])
+def test_the_chain_is_what_the_page_says(count: int) -> None:
+    lines, end = segment(count)
     key, mac = FIRST_KEY, bytes(32)
     for line in lines:
         body, _, tail = line.rpartition(b',"mac":"')
         mac = hmac.digest(key, mac + body, "sha256")
         assert tail == mac.hex().encode() + b'"}\n'
         key = sha256(b"kmsfs audit next" + key).digest()
-    assert end == Checkpoint(3, sum(map(len, lines)), mac)
+    assert end == Checkpoint(count, sum(map(len, lines)), mac)
+
+
+def test_a_record_that_was_not_written_leaves_the_chain_where_it_is() -> None:
+    lines, _ = segment(40)
+    chain = Chain(FIRST_KEY)
+    for line in lines:
+        chain.line(b'{"never":"written"')
+        assert chain.line(line.rpartition(b',"mac":"')[0]) == line
+        chain.advance(line)
 
 
 @pytest.mark.parametrize("known", range(4))

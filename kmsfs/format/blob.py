@@ -22,7 +22,10 @@ MAX_PLAINTEXT_SIZE = 4096
 MAX_BLOB_SIZE = 6144
 
 _FIXED = Struct(">4sBBH")  # magic, version, suite, length of the ARN
-_ARN_SIZE = 6  # where that length stands
+_FIXED_SIZE = _FIXED.size
+_ARN_SIZE = 7  # where that length stands, whose upper byte is 0: MAX_ARN_SIZE
+_LEAST_PREFIX = _FIXED_SIZE + MATERIAL_ID_SIZE
+_new = tuple.__new__  # what the constructor of a named tuple, a function of Python, calls
 _CUT_SHORT = "ciphertext blob is cut short or has wrong lengths"
 
 
@@ -35,10 +38,10 @@ class Suite(IntEnum):
     @property
     def nonce_size(self) -> int:
         """Bytes that stand between the head's fixed part and the ciphertext."""
-        return _NONCE_SIZES[self]
+        return NONCE_SIZES[self]
 
 
-_NONCE_SIZES = {Suite.HSM_GCM: 12, Suite.HSM_KDF: 28}
+NONCE_SIZES = {Suite.HSM_GCM: 12, Suite.HSM_KDF: 28}
 _SUITES = {int(suite): suite for suite in Suite}
 
 
@@ -70,19 +73,19 @@ def head_prefix(head: BlobHead) -> bytes:
 def parse_blob(raw: bytes) -> Blob:
     """Split ``raw`` into head, nonce and sealed bytes, or raise FormatError."""
     size = len(raw)
-    if not _FIXED.size <= size <= MAX_BLOB_SIZE:
+    if not _FIXED_SIZE <= size <= MAX_BLOB_SIZE:
         raise FormatError(f"ciphertext blob is {size} bytes")
-    nonce_start = _FIXED.size + (raw[_ARN_SIZE] << 8 | raw[_ARN_SIZE + 1]) + MATERIAL_ID_SIZE
-    head = _parse_prefix(raw[:nonce_start])
-    sealed_start = nonce_start + _NONCE_SIZES[head.suite]
+    nonce_start = _LEAST_PREFIX + raw[_ARN_SIZE]
+    head, nonce_size = _parse_prefix(raw[:nonce_start])
+    sealed_start = nonce_start + nonce_size
     if not TAG_SIZE < size - sealed_start <= MAX_PLAINTEXT_SIZE + TAG_SIZE:
         raise FormatError(_CUT_SHORT)
-    return Blob(head, raw[:sealed_start], raw[nonce_start:sealed_start], raw[sealed_start:])
+    return _new(Blob, (head, raw[:sealed_start], raw[nonce_start:sealed_start], raw[sealed_start:]))
 
 
 @lru_cache(maxsize=1024)  # there is one for each key material
-def _parse_prefix(raw: bytes) -> BlobHead:
-    """Read what ``head_prefix`` made."""
+def _parse_prefix(raw: bytes) -> tuple[BlobHead, int]:
+    """Read what ``head_prefix`` made; return the nonce's size, too."""
     magic, version, suite_number, arn_size = _FIXED.unpack_from(raw)
     if magic != MAGIC:
         raise FormatError("not a kmsfs ciphertext blob")
@@ -91,14 +94,14 @@ def _parse_prefix(raw: bytes) -> BlobHead:
     suite = _SUITES.get(suite_number)
     if suite is None:
         raise UnsupportedFormatError(f"ciphertext blob suite {suite_number} is not supported")
-    arn_end = _FIXED.size + arn_size
+    arn_end = _FIXED_SIZE + arn_size
     if not 0 < arn_size <= MAX_ARN_SIZE or len(raw) != arn_end + MATERIAL_ID_SIZE:
         raise FormatError(_CUT_SHORT)
     try:
-        arn = KeyArn(raw[_FIXED.size : arn_end].decode("ascii"))
+        arn = KeyArn(raw[_FIXED_SIZE:arn_end].decode("ascii"))
     except UnicodeDecodeError:
         raise FormatError("ciphertext blob's key ARN is not ASCII") from None
-    return BlobHead(suite, arn, MaterialId(raw[arn_end:]))
+    return BlobHead(suite, arn, MaterialId(raw[arn_end:])), suite.nonce_size
 
 
 def parse_blob_head(raw: bytes) -> BlobHead:

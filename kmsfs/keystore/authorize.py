@@ -75,7 +75,6 @@ class _View:
     keys: dict[KeyId, _KeyView]
     aliases: Mapping[KeyId, tuple[str, ...]]
     grants: Mapping[KeyId, Sequence[GrantEntry]]
-    standing: set[tuple[str, str, KeyId]]
 
 
 class Metadata(Protocol):
@@ -146,13 +145,6 @@ class Authorizer:
             raise refused(request, decision)
         return decision
 
-    def stands(self, name: str, action: str, key_id: KeyId) -> bool:
-        """Return whether ``require_standing`` allowed this once and for all, while the metadata are what they are."""
-        view = self._view
-        if view is None or view.snapshot is not self._metadata.snapshot:
-            return False
-        return (name, action, key_id) in view.standing
-
     def require_standing(
         self,
         name: str,
@@ -162,9 +154,10 @@ class Authorizer:
         circumstances: Context,
         pairs: Pairs = NOTHING,
     ) -> None:
-        """As ``require``, for a process that asks the same again and again: what cannot change is kept for ``stands``.
+        """As ``require``, for a process that asks the same again and again.
 
-        The circumstances of one name are the same each time, but for the time of day.
+        What cannot change is kept while the metadata are what they are: ``Snapshot.standing``. The circumstances
+        of one name are the same each time, but for the time of day.
         """
         view, asked = self._current(), f"kms:{action}"
         self.require(Caller(name, circumstances), asked, key, pairs=pairs)
@@ -174,7 +167,7 @@ class Authorizer:
             for grant in _grants_to(known.principal, seen)
         )
         if not (known.volatile or seen.volatile or constrained):
-            view.standing.add((name, action, key.key_id))
+            view.snapshot.standing.add((name, action, key.key_id))
 
     def check_lockout(self, caller: Caller, document: str, key: KeyMetadata | None) -> None:
         """Raise MalformedPolicyError if the caller could not put a policy again; without a key, it is a new one's."""
@@ -227,7 +220,7 @@ class Authorizer:
             grants: dict[KeyId, list[GrantEntry]] = {}
             for entry in snapshot.grants.values():
                 grants.setdefault(entry.key_id, []).append(entry)
-            view = self._view = _View(snapshot, {}, {}, aliases, grants, set())
+            view = self._view = _View(snapshot, {}, {}, aliases, grants)
         return view
 
     def _known(self, view: _View, name: str) -> _Known:

@@ -39,17 +39,17 @@ class Ledger:
         self._mac = mac
         self._lock = RLock()
         self._rows: dict[tuple[str, Value], Row] = {}
-        self._snapshot: Snapshot | None = None
+        self.latest: Snapshot | None = None  # None until it is first read
 
     @property
     def snapshot(self) -> Snapshot:
         """The metadata as last read; reads it the first time."""
-        return self._snapshot or self.reload()
+        return self.latest or self.reload()
 
     @property
     def counter(self) -> int | None:
         """The change counter as last read; None if nothing was read yet."""
-        return None if self._snapshot is None else self._snapshot.counter
+        return None if self.latest is None else self.latest.counter
 
     def fingerprint(self, message: bytes) -> bytes:
         """Return what nobody can compute without the token. ``message`` must not look like a row's bytes."""
@@ -116,15 +116,15 @@ class Ledger:
                 f"metadata of region {region} was set back to an older state", hint=_HINT
             )
         self._rows = {row.key: row for row in rows}
-        self._snapshot = snapshot
+        self.latest = snapshot
         return snapshot
 
     def _is_older(self, state: Row) -> bool:
         """Whether what was seen before came later, or at the same count of changes and differs: one was set back."""
-        if self._snapshot is None:
+        if self.latest is None:
             return False
         seen = self._rows[_STATE, self._config.region]
-        before, now = self._snapshot.counter, int(str(state.values["counter"]))
+        before, now = self.latest.counter, int(str(state.values["counter"]))
         return now < before or (now == before and state != seen)
 
     def _state_row(self, counter: int, rows: Iterable[Row]) -> Row:

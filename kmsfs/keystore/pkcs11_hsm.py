@@ -201,24 +201,24 @@ class Pkcs11Hsm:
     ) -> bytes:
         """Return what the key makes of ``data``."""
         method, key_type, bad_input = use
-        room = len(data) + _LONGEST_TAG
-        answer: bytes
+        module = self._module
         self.calls += 1
-        with self._module.lock:
-            try:
-                key = self._key(object_id, key_type)
-                answer = getattr(key, method)(data, mechanism, param, buffer_size=room)
-                return answer
-            except pkcs11.PKCS11Error as error:
-                self._judge(error, object_id, bad_input)
-            self._recover()
-            try:
-                key = self._key(object_id, key_type)
-                answer = getattr(key, method)(data, mechanism, param, buffer_size=room)
-                return answer
-            except pkcs11.PKCS11Error as error:
-                self._judge(error, object_id, bad_input)
-                raise self._failure(error) from error
+        with module.lock:
+            for last in (False, True):
+                try:
+                    if self._epoch != module.epoch:
+                        self._connect()
+                    key = self._keys.get(object_id) or self._load(object_id, key_type)
+                    answer: bytes = getattr(key, method)(
+                        data, mechanism, param, buffer_size=len(data) + _LONGEST_TAG
+                    )
+                    return answer
+                except pkcs11.PKCS11Error as error:
+                    self._judge(error, object_id, bad_input)
+                    if last:
+                        raise self._failure(error) from error
+                self._recover()
+        raise AssertionError("unreachable")
 
     def _change(self, change: Callable[[Any], object]) -> None:
         """Make or destroy key objects."""
@@ -277,7 +277,8 @@ class Pkcs11Hsm:
         """
         self.calls += 1
         try:
-            self._key(self._anchor, KeyType.GENERIC_SECRET).sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)
+            anchor = self._keys.get(self._anchor) or self._load(self._anchor, KeyType.GENERIC_SECRET)
+            anchor.sign(b"kmsfs", mechanism=Mechanism.SHA256_HMAC)
         except pkcs11.PKCS11Error:
             return False
         return True
@@ -309,14 +310,6 @@ class Pkcs11Hsm:
         self._session = self._module.session(self._label, self._conf, self._pin)
         self._epoch = self._module.epoch
 
-    def _key(self, object_id: bytes, key_type: KeyType) -> Any:
-        if self._epoch != self._module.epoch:
-            self._connect()
-        key = self._keys.get(object_id)
-        if key is None:
-            key = self._keys[object_id] = self._load(object_id, key_type)
-        return key
-
     def _load(self, object_id: bytes, key_type: KeyType) -> Any:
         found = objects.find(self._session, object_id, objects.class_of(key_type))
         if not found:
@@ -329,6 +322,7 @@ class Pkcs11Hsm:
                 " or of a wrong type",
                 hint="somebody replaced the key: restore the token, and see kmsfs doctor",
             )
+        self._keys[object_id] = key
         return key
 
 

@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
-from threading import RLock
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import (
@@ -19,7 +18,7 @@ from kmsfs.errors import (
     KeyPendingImportError,
     UnknownMaterialError,
 )
-from kmsfs.format.blob import Blob, Suite
+from kmsfs.format.blob import NONCE_SIZES, Blob, Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore.access import Access
 from kmsfs.keystore.aliases import Aliases
@@ -31,8 +30,8 @@ from kmsfs.keystore.nearness import Nearness
 from kmsfs.keystore.ports import Hsm, MetadataStore
 from kmsfs.keystore.snapshot import MaterialEntry, Snapshot
 from kmsfs.keystore.specs import mac_digest
-from kmsfs.keystore.transitions import Operation, check_use
-from kmsfs.keystore.uses import UseCounter
+from kmsfs.keystore.transitions import ALLOWED_USES, Operation, check_use
+from kmsfs.keystore.uses import UseCounters
 from kmsfs.keystore.wrapping import open_blob, seal
 
 # Members of enumerations that each use asks for: looking one up costs as much as a call.
@@ -67,8 +66,7 @@ class RegionService:
         self.access = Access(self.ledger, now)
         self.authorizer = Authorizer(self.ledger)
         self._now = now
-        self._lock = RLock()
-        self._counters: dict[MaterialId, UseCounter] = {}
+        self._counters = UseCounters(self.ledger)
         self.nearness = Nearness(hsm, self._small_call)
 
     @property
@@ -102,33 +100,32 @@ class RegionService:
         self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
+        material_id = self.require_use(key, operation)
+        entry = self.ledger.snapshot.materials[material_id]
+        suite = entry.material.suite
         try:
-            return self._seal(key, operation, plaintext, context)
+            if suite is _HSM_GCM:
+                self._counters[material_id].take()
+            nonce = random_bytes(NONCE_SIZES[suite])
+            return seal(self.hsm, entry, nonce, plaintext, context), key.arn, material_id
+        except KeyExhaustedError:
+            if key.origin is Origin.EXTERNAL:
+                raise  # new material has to be brought
+        except HsmError as error:
+            self.nearness.note(error)
+            raise
+        return self.seal(self._rotated(key), operation, plaintext, context)
+
+    def _rotated(self, key: KeyMetadata) -> KeyMetadata:
+        try:
+            return self.lifecycle.rotate(key, RotationType.AUTOMATIC)
         except HsmError as error:
             self.nearness.note(error)
             raise
 
-    def _seal(
-        self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
-    ) -> tuple[bytes, KeyArn, MaterialId]:
-        material_id = self.require_use(key, operation)
-        entry = self.ledger.snapshot.materials[material_id]
-        suite = entry.material.suite
-        if suite is _HSM_GCM:
-            try:
-                self._counter(material_id).take()
-            except KeyExhaustedError:
-                if key.origin is Origin.EXTERNAL:
-                    raise  # new material has to be brought
-                return self._seal(
-                    self.lifecycle.rotate(key, RotationType.AUTOMATIC), operation, plaintext, context
-                )
-        nonce = random_bytes(suite.nonce_size)
-        return seal(self.hsm, entry, nonce, plaintext, context), key.arn, material_id
-
     def entry(self, material_id: MaterialId) -> MaterialEntry:
         """Return the key and material that a blob names, or raise UnknownMaterialError."""
-        entry = self.ledger.snapshot.materials.get(material_id)
+        entry = (self.ledger.latest or self.ledger.reload()).materials.get(material_id)
         if entry is None or entry.key.manager is _OWNED:
             raise UnknownMaterialError(
                 f"key material {material_id.hex()} is not in region {self.config.region}",
@@ -142,11 +139,8 @@ class RegionService:
         return entry
 
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
-        """Return the plaintext of a blob under that material."""
-        key, material = entry.key, entry.material
-        self.require_use(key, _DECRYPT)
-        if blob.head.suite is not material.suite:
-            raise _not_authentic()
+        """Return the plaintext of a blob that names that material."""
+        self.require_use(entry.key, _DECRYPT)
         try:
             return open_blob(self.hsm, entry, blob, context)
         except IntegrityError:
@@ -162,7 +156,8 @@ class RegionService:
 
     def require_use(self, key: KeyMetadata, operation: Operation) -> MaterialId:
         """Return the key's current material, or raise what refuses the use of the key."""
-        check_use(key, operation)
+        if (key.usage, key.state, operation) not in ALLOWED_USES:
+            check_use(key, operation)
         for material in key.materials:  # not to wait for who destroys it
             if material.expires_at is not None and material.expires_at <= self._now():
                 raise KeyPendingImportError(
@@ -171,13 +166,6 @@ class RegionService:
         if key.current_material_id is None:
             raise KeyPendingImportError(f"key {key.arn} has no material yet")
         return key.current_material_id
-
-    def _counter(self, material_id: MaterialId) -> UseCounter:
-        counter = self._counters.get(material_id)
-        if counter is None:
-            with self._lock:
-                counter = self._counters.setdefault(material_id, UseCounter(material_id, self.ledger))
-        return counter
 
     def _small_call(self) -> None:
         self.ledger.snapshot  # noqa: B018 - a region that answers again has its metadata read

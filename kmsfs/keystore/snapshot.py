@@ -68,6 +68,8 @@ class Snapshot:
     grants: Mapping[str, GrantEntry] = field(repr=False)
     condemned: Mapping[KeyId, KeyMetadata]  # deletion has begun: their material is being destroyed
     next_due: float  # when the first rotation or deletion is due
+    #: What is allowed while these are the metadata, as (name, action, key id): see ``require_standing``.
+    standing: set[tuple[str, str, KeyId]] = field(default_factory=set, repr=False, compare=False)
 
     def key(self, key_id: KeyId) -> KeyMetadata:
         """Return the CMK or raise KeyNotFoundError."""

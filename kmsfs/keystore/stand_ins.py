@@ -14,7 +14,7 @@ from kmsfs.keystore.home import region_names
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.regions import Regions, find_reference
 
-_MARK: Final = f":key/{MULTI_REGION_PREFIX}"
+MULTI_REGION_MARK: Final = f":key/{MULTI_REGION_PREFIX}"
 
 
 class StandIns(Regions):
@@ -25,7 +25,7 @@ class StandIns(Regions):
 
         No HSM call once the metadata of the regions are read.
         """
-        named = find_reference(key_arn).region if _MARK in key_arn else None
+        named = find_reference(key_arn).region if MULTI_REGION_MARK in key_arn else None
         if named is None or self._answers(key_arn):
             return KeyArn(key_arn)
         for region in region_names(self.home):

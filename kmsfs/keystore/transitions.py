@@ -93,8 +93,8 @@ TRANSITIONS: Final[dict[tuple[KeyState, Operation], Outcome]] = {
     **{(state, Operation.CANCEL_DELETION): KeyState.DISABLED for state in _DOOMED},
 }
 
-#: What the two tables say of each use, in one: it is asked each time.
-_ALLOWED: Final = frozenset(
+#: What ``check_use`` lets pass, as (usage, state, operation): what the two tables say, in one for who asks often.
+ALLOWED_USES: Final = frozenset(
     (usage, state, operation)
     for (state, operation), outcome in TRANSITIONS.items()
     for usage in KeyUsage
@@ -117,7 +117,7 @@ _REMEDIES: Final = {
 
 def check_use(key: KeyMetadata, operation: Operation) -> None:
     """Raise what refuses the use of a key: that it is for something else, or its state."""
-    if (key.usage, key.state, operation) in _ALLOWED:
+    if (key.usage, key.state, operation) in ALLOWED_USES:
         return
     if _PURPOSES.get(operation, key.usage) is not key.usage:
         raise InvalidKeyUsageError(f"key {key.arn} is for {key.usage.value}: nobody can {operation.value} it")

@@ -1,7 +1,7 @@
 """Data keys, encryption, decryption, re-encryption: the part of ``Keystore`` that uses keys."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.crypto.kdf import equal
@@ -27,13 +27,13 @@ from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
 from kmsfs.keystore.snapshot import MaterialEntry
-from kmsfs.keystore.stand_ins import StandIns
+from kmsfs.keystore.stand_ins import MULTI_REGION_MARK, StandIns
 from kmsfs.keystore.transitions import Operation
 
 MAX_DATA_KEY_SIZE = 1024
 _ENCRYPT = Operation.ENCRYPT
 _GENERATE = Operation.GENERATE_DATA_KEY
-_Recorder = Callable[[RegionService, str, KeyId | None, Mapping[str, str]], Recording]
+_new = tuple.__new__  # what the constructor of a named tuple, a function of Python, calls
 
 
 class KeyUse(StandIns):
@@ -102,21 +102,47 @@ class KeyUse(StandIns):
         return opened
 
     def encrypt(
-        self, ref: str, plaintext: bytes, context: Mapping[str, str], *, region: str | None = None
+        self,
+        ref: str,
+        plaintext: bytes,
+        context: Mapping[str, str],
+        *,
+        region: str | None = None,
+        action: str = "Encrypt",
+        counted: bool = False,
     ) -> EncryptResult:
-        """Encrypt 1 to 4096 bytes under a CMK."""
+        """Encrypt 1 to 4096 bytes under a CMK; recorded as ``action``, or counted as one (``Counting``)."""
         if not 1 <= len(plaintext) <= MAX_PLAINTEXT_SIZE:
             raise InvalidRequestError(
                 f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
                 hint="encrypt larger data under a data key: kmsfs generate-data-key",
             )
-        return self._encrypt(ref, plaintext, context, region, "Encrypt", self.audits.use)
+        encoded = _encoded(context)
+        service, key_id = self._locate(ref, region)
+        recording = self.audits.counted_use if counted else self.audits.use
+        with recording(service, action, key_id, context):
+            return _new(EncryptResult, service.seal(service.key(key_id), _ENCRYPT, plaintext, encoded))
 
     def decrypt(
-        self, blob: bytes, context: Mapping[str, str], *, ref: str | None = None, region: str | None = None
+        self,
+        blob: bytes,
+        context: Mapping[str, str],
+        *,
+        ref: str | None = None,
+        region: str | None = None,
+        action: str = "Decrypt",
+        counted: bool = False,
     ) -> DecryptResult:
-        """Decrypt a blob; ``ref`` names the only key that is acceptable."""
-        return self._decrypt(blob, context, ref, region, self.audits.use, "Decrypt")
+        """Decrypt a blob; ``ref`` names the only key that is acceptable. Recorded as ``encrypt`` is."""
+        parsed, encoded = _read(blob, context)
+        service = self._service_of_blob(parsed, region)
+        if ref is not None and region is None:
+            ref = self.serving_key(ref)
+        recording = self.audits.counted_use if counted else self.audits.use
+        with recording(service, action, None, context) as use:
+            entry = self._entry_of(service, parsed, ref, use)
+            plaintext = service.open(entry, parsed, encoded)
+            return _new(DecryptResult, (plaintext, entry.key.arn, entry.material.material_id))
 
     def generate_mac(self, ref: str, message: bytes, algorithm: str, *, region: str | None = None) -> bytes:
         """Return the MAC of 1 to 4096 bytes under a MAC key; ``algorithm`` is AWS's name of the key's own."""
@@ -151,11 +177,11 @@ class KeyUse(StandIns):
         source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self._decrypt(
-            blob, source_context, source_ref, source_region, self.audits.use, "ReEncryptFrom"
+        source = self.decrypt(
+            blob, source_context, ref=source_ref, region=source_region, action="ReEncryptFrom"
         )
-        target = self._encrypt(
-            destination_ref, source.plaintext, destination_context, region, "ReEncryptTo", self.audits.use
+        target = self.encrypt(
+            destination_ref, source.plaintext, destination_context, region=region, action="ReEncryptTo"
         )
         return ReEncryptResult(
             target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
@@ -176,18 +202,16 @@ class KeyUse(StandIns):
         self.audits.check(service)
 
     def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
-        """Return the data key of a file that is opened: as ``decrypt``, but counted (``Audits.count``)."""
-        return self._decrypt(blob, context, ref, None, self.audits.counted_use, "Decrypt").plaintext
+        """Return the data key of a file that is opened: as ``decrypt``, but counted."""
+        return self.decrypt(blob, context, ref=ref, counted=True).plaintext
 
     def unwrap_to_rewrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
         """Return the data key of a file that gets new slots: counted like ``unwrap``, as one half of a ReEncrypt."""
-        return self._decrypt(blob, context, ref, None, self.audits.counted_use, "ReEncryptFrom").plaintext
+        return self.decrypt(blob, context, ref=ref, action="ReEncryptFrom", counted=True).plaintext
 
     def rewrap(self, key_arn: str, data_key: bytes, context: Mapping[str, str]) -> EncryptResult:
         """Wrap the data key of a file anew: the other half."""
-        return self._encrypt(
-            self.serving_key(key_arn), data_key, context, None, "ReEncryptTo", self.audits.counted_use
-        )
+        return self.encrypt(self.serving_key(key_arn), data_key, context, action="ReEncryptTo", counted=True)
 
     def measure(self, key_arns: Iterable[str]) -> None:
         """Measure how far the tokens of these keys are; see ``Nearness.measure``."""
@@ -240,45 +264,15 @@ class KeyUse(StandIns):
         except KmsfsError:
             return None
 
-    def _encrypt(
-        self,
-        ref: str,
-        plaintext: bytes,
-        context: Mapping[str, str],
-        region: str | None,
-        action: str,
-        recording: _Recorder,
-    ) -> EncryptResult:
-        encoded = _encoded(context)
-        service, key_id = self._locate(ref, region)
-        with recording(service, action, key_id, context):
-            return EncryptResult(*service.seal(service.key(key_id), _ENCRYPT, plaintext, encoded))
-
-    def _decrypt(
-        self,
-        blob: bytes,
-        context: Mapping[str, str],
-        ref: str | None,
-        region: str | None,
-        recording: _Recorder,
-        action: str,
-    ) -> DecryptResult:
-        parsed, encoded = _parsed(blob), _encoded(context)
-        service = self._service_of_blob(parsed, region)
-        if ref is not None and region is None:
-            ref = self.serving_key(ref)
-        with recording(service, action, None, context) as use:
-            entry = self._entry_of(service, parsed, ref, use)
-            plaintext = service.open(entry, parsed, encoded)
-        return DecryptResult(plaintext, entry.key.arn, entry.material.material_id)
-
     def _service_of_blob(self, parsed: Blob, region: str | None) -> RegionService:
         """Return the region that the request names, or else the blob: where to look, and nothing more."""
         if region is not None:
             return self._fresh_service(region)
         key_arn = parsed.head.key_arn
         try:
-            named = find_reference(self.serving_key(key_arn)).region
+            if MULTI_REGION_MARK in key_arn:
+                key_arn = self.serving_key(key_arn)
+            named = find_reference(key_arn).region
             if named is not None:
                 return self._fresh_service(named)
         except RegionNotFoundError as error:
@@ -311,14 +305,15 @@ class KeyUse(StandIns):
 
 def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
     plaintext = random_bytes(length)
-    return GeneratedDataKey(plaintext, *service.seal(service.key(key_id), _GENERATE, plaintext, context))
+    sealed = service.seal(service.key(key_id), _GENERATE, plaintext, context)
+    return _new(GeneratedDataKey, (plaintext, *sealed))
 
 
 def _opened(service: RegionService, key_id: KeyId, blob: bytes, context: Mapping[str, str]) -> bytes | None:
     try:
-        parsed = _parsed(blob)
+        parsed, encoded = _read(blob, context)
         entry = service.entry(parsed.head.material_id)
-        return service.open(entry, parsed, _encoded(context)) if entry.key.key_id == key_id else None
+        return service.open(entry, parsed, encoded) if entry.key.key_id == key_id else None
     except (InvalidCiphertextError, UnknownMaterialError):
         return None
 
@@ -329,6 +324,13 @@ def _mac(
     if not 1 <= len(message) <= MAX_PLAINTEXT_SIZE:
         raise InvalidRequestError(f"message must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(message)}")
     return service.mac(service.key(key_id), operation, algorithm, message)
+
+
+def _read(blob: bytes, context: Mapping[str, str]) -> tuple[Blob, bytes]:
+    try:
+        return parse_blob(blob), encode_context(context)
+    except FormatError:
+        return _parsed(blob), _encoded(context)  # says which of the two it is
 
 
 def _parsed(blob: bytes) -> Blob:

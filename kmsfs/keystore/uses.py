@@ -39,6 +39,17 @@ class UseCounter:
             self._left -= 1
 
 
+class UseCounters(dict[MaterialId, UseCounter]):
+    """The counters of a region's materials, each made when it is first asked for. Thread-safe."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def __missing__(self, material_id: MaterialId) -> UseCounter:
+        return self.setdefault(material_id, UseCounter(material_id, self._ledger))
+
+
 def _reserve(material_id: MaterialId, count: int) -> Callable[[Snapshot], Changes]:
     def decide(snapshot: Snapshot) -> Changes:
         entry = snapshot.materials.get(material_id)

@@ -31,18 +31,21 @@ def seal(hsm: Hsm, entry: MaterialEntry, nonce: bytes, plaintext: bytes, context
 
 
 def open_blob(hsm: Hsm, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
-    """Return the plaintext, or raise IntegrityError."""
-    nonce = blob.nonce
-    arn = blob.head.key_arn if blob.head.key_arn in entry.prefixes else entry.key.arn
+    """Return the plaintext of a blob that names this material, or raise IntegrityError."""
+    (suite, arn, material_id), raw_head, nonce, sealed = blob
+    if suite is not entry.material.suite:
+        raise IntegrityError("ciphertext blob is not of its key material's suite")
+    if arn not in entry.prefixes:
+        arn = entry.key.arn
     head = entry.prefixes[arn] + nonce
-    if entry.material.suite is _HSM_GCM:
-        plaintext = hsm.decrypt_gcm(entry.material.material_id, nonce, blob.sealed, head + context)
+    if suite is _HSM_GCM:
+        plaintext = hsm.decrypt_gcm(material_id, nonce, sealed, head + context)
     else:
         key = _one_time_key(hsm, entry, arn, nonce)
-        plaintext = gcm_open(key, nonce[-NONCE_SIZE:], blob.sealed, head + context)
+        plaintext = gcm_open(key, nonce[-NONCE_SIZE:], sealed, head + context)
     # A blob of another region's key failed above, by its tag. What is left is a genuine one whose own copy of
     # the head was edited: nothing trusted that copy, but every bit of a blob shall count.
-    if blob.raw_head != head:
+    if raw_head != head:
         raise IntegrityError("ciphertext blob's head is not the one it was made with")
     return plaintext
 

@@ -66,7 +66,8 @@ def users(*names: str) -> Mapping[str, UserEntry]:
 
 def snapshot(**more: Any) -> Snapshot:
     nothing: Mapping[Any, Any] = MappingProxyType({})
-    fields = [name for name in Snapshot.__slots__ if name not in ("region", "account", "counter", "next_due")]
+    given_names = ("region", "account", "counter", "next_due", "standing")
+    fields = [name for name in Snapshot.__slots__ if name not in given_names]
     empty: dict[str, Any] = dict.fromkeys(fields, nothing)
     given = {"keys": {KEY_ID: KEY}, "users": users("alice", "bob"), **more}
     return Snapshot(region=US, account=ACCOUNT, counter=1, next_due=0.0, **{**empty, **given})
@@ -183,7 +184,7 @@ class Asking:
         monkeypatch.setattr(authorize, "decide", counted)
 
     def ask(self, name: str, **pairs: str) -> None:
-        if not self.authorizer.stands(name, "Decrypt", KEY_ID):
+        if (name, "Decrypt", KEY_ID) not in self.snapshot.standing:
             self.authorizer.require_standing(
                 name, "Decrypt", KEY, circumstances=time_context(2e9), pairs=pairs
             )

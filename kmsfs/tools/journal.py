@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import FormatError, InvalidRequestError, UnsupportedFormatError
+from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.tools.passes import Outcome
+from kmsfs.tree.rekey import has_slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,7 +134,10 @@ class Journal:
 
     def settle(self, planned: Sequence[Planned], outcomes: Sequence[Outcome | KmsfsError | OSError]) -> None:
         """What became of the batch that was last intended: the places in it of what was not done."""
-        undone = [at for at, outcome in enumerate(outcomes) if outcome is not Outcome.DONE]
+        of_each = enumerate(zip(planned, outcomes, strict=True))
+        undone = [
+            at for at, (plan, outcome) in of_each if outcome is not Outcome.DONE and not _is_begun(plan)
+        ]
         self.done += len(planned) - len(undone)
         self._append({"undone": undone})
 
@@ -202,14 +207,14 @@ def migrations_of(home: Path, tree_id: str) -> Path:
 def find_last(home: Path, tree_id: TreeId, tree: Path) -> Path | None:
     """The directory of the last migration of the tree at that place: a copy has the same id as what it is of."""
     parent = migrations_of(home, tree_id.hex())
-    found = [path for path in parent.iterdir() if _is_begun(path / NAME)] if parent.is_dir() else []
+    found = [path for path in parent.iterdir() if _holds_a_task(path / NAME)] if parent.is_dir() else []
     tasks = [(read_task(path / NAME), path) for path in found]
     place = os.path.realpath(tree)
     begun = [(task.started_at, path) for task, path in tasks if os.path.realpath(task.tree) == place]
     return max(begun)[1] if begun else None
 
 
-def _is_begun(path: Path) -> bool:
+def _holds_a_task(path: Path) -> bool:
     """Whether a journal is there whose first line is whole: one that was stopped before that has changed nothing."""
     try:
         with path.open("rb") as file:
@@ -311,13 +316,31 @@ def _task(record: dict[str, Any] | None, path: Path) -> Task:
     return Task(**{**fields, "from_keys": tuple(fields["from_keys"])})
 
 
+def _is_begun(plan: Planned) -> bool:
+    """Whether a file that was not settled has new slots all the same: a program wrote to it meanwhile, or it failed.
+
+    The next pass may take it for current, and knows not what it was under before.
+    """
+    if not plan.job.raw:  # it was to be replaced as a whole
+        return False
+    try:
+        raw = os.pread(plan.job.fd, HEADER_SIZE, 0)
+    except OSError:
+        return False
+    return has_slots(raw, plan.swap.file_id.hex(), _named(plan.swap.new))
+
+
+def _named(heads: Sequence[BlobHead]) -> Slots:
+    return tuple((head.key_arn, head.material_id.hex()) for head in heads)
+
+
 def _moved(plan: Planned) -> list[Any]:
     swap = plan.swap
     return [swap.file_id.hex(), os.fsdecode(plan.job.path), _slots(swap.old), _slots(swap.new)]
 
 
 def _slots(heads: Sequence[BlobHead]) -> list[list[str]]:
-    return [[head.key_arn, head.material_id.hex()] for head in heads]
+    return [list(named) for named in _named(heads)]
 
 
 def _parse_moved(entry: list[Any]) -> Moved:

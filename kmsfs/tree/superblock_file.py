@@ -221,9 +221,9 @@ def lock_work(root_fd: int, path: Path) -> int:
     flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(WORK_NAME, flags, 0o600, dir_fd=root_fd)
     try:
-        if os.geteuid() == 0:  # the tree's owner can hold it the next time
+        if os.geteuid() == 0 and os.fstat(fd).st_nlink == 1:  # else it is a file from elsewhere, linked there
             owner = os.fstat(root_fd)
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+            os.fchown(fd, owner.st_uid, owner.st_gid)  # who can hold it the next time
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)

@@ -10,7 +10,7 @@ from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.tools import zoning
 from kmsfs.tools.zoning import change_zone
-from kmsfs.tree.superblock_file import create_tree, read_superblock
+from kmsfs.tree.superblock_file import create_tree, lock_work, open_root, read_superblock
 from kmsfs.tree.zones import zones_below
 
 
@@ -43,3 +43,20 @@ def test_an_edited_superblock_says_nothing_to_the_register(
     with pytest.raises(KmsfsError):
         change_zone(keystore, store, "", us_key, None)
     keystore.schedule_key_deletion(us_key)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_lock_gives_nobody_a_file_that_was_planted_in_its_place(store: Path, tmp_path: Path) -> None:
+    """Who can write to a store may link a file of root's there."""
+    secret = tmp_path / "secret"
+    secret.touch()
+    os.chown(store, 1234, 1234)
+    (store / "kmsfs.work").unlink(missing_ok=True)
+    (store / "kmsfs.work").hardlink_to(secret)
+    root_fd = open_root(store)
+    os.close(lock_work(root_fd, store))
+    assert secret.stat().st_uid == 0
+    (store / "kmsfs.work").unlink()
+    os.close(lock_work(root_fd, store))
+    os.close(root_fd)
+    assert (store / "kmsfs.work").stat().st_uid == 1234, "its own is the owner's, who is to hold it, too"

@@ -20,6 +20,7 @@ TAG_SIZE = 16
 MAX_ARN_SIZE = 98  # a region name of 32 characters; keeps the blob of a 32-byte data key within a slot
 MAX_PLAINTEXT_SIZE = 4096
 MAX_BLOB_SIZE = 6144
+_MAX_SEALED_SIZE = MAX_PLAINTEXT_SIZE + TAG_SIZE
 
 _FIXED = Struct(">4sBBH")  # magic, version, suite, length of the ARN
 _FIXED_SIZE = _FIXED.size
@@ -78,7 +79,7 @@ def parse_blob(raw: bytes) -> Blob:
     nonce_start = _LEAST_PREFIX + raw[_ARN_SIZE]
     head, nonce_size = _parse_prefix(raw[:nonce_start])
     sealed_start = nonce_start + nonce_size
-    if not TAG_SIZE < size - sealed_start <= MAX_PLAINTEXT_SIZE + TAG_SIZE:
+    if not TAG_SIZE < size - sealed_start <= _MAX_SEALED_SIZE:
         raise FormatError(_CUT_SHORT)
     return _new(Blob, (head, raw[:sealed_start], raw[nonce_start:sealed_start], raw[sealed_start:]))
 

@@ -76,7 +76,7 @@ class RegionService:
 
     def key(self, key_id: KeyId) -> KeyMetadata:
         """Return the CMK or raise KeyNotFoundError."""
-        return self.ledger.snapshot.shown_key(key_id)
+        return (self.ledger.latest or self.ledger.reload()).shown_key(key_id)
 
     def managed_key(self) -> KeyMetadata:
         """Return the key ``alias/aws/kmsfs``, made now if the region has none yet."""
@@ -101,7 +101,7 @@ class RegionService:
     ) -> tuple[bytes, KeyArn, MaterialId]:
         """Return the blob of ``plaintext`` under the key's current material, and what that is."""
         material_id = self.require_use(key, operation)
-        entry = self.ledger.snapshot.materials[material_id]
+        entry = (self.ledger.latest or self.ledger.reload()).materials[material_id]
         suite = entry.material.suite
         try:
             if suite is _HSM_GCM:

@@ -37,9 +37,10 @@ class Standing:
 
     def require(self, service: RegionService, action: str, pairs: Pairs, key_id: KeyId) -> None:
         """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is there for people."""
-        if (self.name, action, key_id) in service.ledger.snapshot.standing or not self.asks:
+        snapshot = service.ledger.latest or service.ledger.reload()
+        if (self.name, action, key_id) in snapshot.standing or not self.asks:
             return
-        key = service.snapshot.keys.get(key_id)
+        key = snapshot.keys.get(key_id)
         if key is None or key.manager is KeyManager.OWNED:
             return
         if action in _ELSEWHERE or action.startswith(_OWN):

@@ -4,13 +4,14 @@ Raw is what an application without a keystore would call: the same key, plaintex
 module's lock, which a process with threads must hold; for suite 2 the host's AES-GCM belongs to it. Two ways to
 compare, because they differ. "in turn": one call of each, again and again, so that the module's too comes after other
 work, as in any program. "in loops": many calls of one, then of the other, so that the module has the processor's
-caches to itself. Warmed up first, like a process that stays: the blocks in which uses are reserved have full size.
+caches to itself. What mounts' pools and migrations do, many keys in one call, is compared with as many calls of the
+module. Warmed up first, like a process that stays: the blocks in which uses are reserved have full size.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from unittest import mock
@@ -28,7 +29,8 @@ from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.wrapping import kdf_input
 
 BUDGET = 0.7
-CALLS = 2_000
+CALLS = 2_048
+BATCH = 32  # data keys in one call
 WARM_UP = 25_000
 DISTINCT_BLOBS = 500
 REGIONS = {"eu-west-1": Suite.HSM_GCM, "eu-west-2": Suite.HSM_KDF}
@@ -36,7 +38,7 @@ CONTEXT = {"purpose": "bench"}
 PLAIN = bytes(32)
 
 Call = Callable[[], object]
-Way = Callable[[Call, Call], tuple[float, float]]
+Way = Callable[[Call, Call, int], tuple[float, float]]
 
 
 def compare_in_process(home: Path, rounds: int) -> list[Comparison]:
@@ -53,23 +55,42 @@ def _compare_suite(keystore: Keystore, region: str, suite: Suite, rounds: int) -
     with mock.patch.object(Pkcs11Hsm, "probe_suite", return_value=suite):  # SoftHSM would do for both
         keystore.add_region(region)
     arn = keystore.create_key(region=region).arn
-    blobs = cycle([keystore.encrypt(arn, PLAIN, CONTEXT).blob for _ in range(DISTINCT_BLOBS)])
-    seal, unseal = module_calls(keystore, region)
-    pairs: dict[str, tuple[Call, Call]] = {
-        "Decrypt": (lambda: keystore.decrypt(next(blobs), CONTEXT), unseal),
-        "Encrypt": (lambda: keystore.encrypt(arn, PLAIN, CONTEXT), seal),
-        "GenerateDataKey": (lambda: keystore.generate_data_key(arn, CONTEXT), seal),
-    }
     for _ in range(WARM_UP):
         keystore.encrypt(arn, PLAIN, CONTEXT)
-    for name, (ours, raw) in pairs.items():
+    for name, ours, raw, size in _calls(keystore, region, arn):
         for way_name, way in WAYS.items():
-            seconds = [way(ours, raw) for _ in range(rounds)]
+            seconds = [way(ours, raw, CALLS // size) for _ in range(rounds)]
             yield Comparison(
                 f"{name} in process, suite {int(suite)}, {way_name}, {CALLS} calls",
                 BUDGET,
                 {"kmsfs": [pair[0] for pair in seconds], "module": [pair[1] for pair in seconds]},
             )
+
+
+def _calls(keystore: Keystore, region: str, arn: str) -> Iterator[tuple[str, Call, Call, int]]:
+    """Yield each use: its name, our call, the module's, and how many data keys one of them is for."""
+    seal, unseal = module_calls(keystore, region)
+    blobs = cycle([keystore.encrypt(arn, PLAIN, CONTEXT).blob for _ in range(DISTINCT_BLOBS)])
+    yield "Decrypt", lambda: keystore.decrypt(next(blobs), CONTEXT), unseal, 1
+    yield "Encrypt", lambda: keystore.encrypt(arn, PLAIN, CONTEXT), seal, 1
+    yield "GenerateDataKey", lambda: keystore.generate_data_key(arn, CONTEXT), seal, 1
+
+    def batch() -> list[bytes]:
+        return list(islice(blobs, BATCH))
+
+    keys, contexts = [PLAIN] * BATCH, [CONTEXT] * BATCH
+    seals, unseals = _repeated(seal), _repeated(unseal)
+    yield "unwrap_data_keys", lambda: keystore.unwrap_data_keys(arn, batch(), contexts), unseals, BATCH
+    yield "wrap_data_keys", lambda: keystore.wrap_data_keys(arn, keys, contexts), seals, BATCH
+    yield "generate_data_keys", lambda: keystore.generate_data_keys(arn, contexts), seals, BATCH
+
+
+def _repeated(call: Call) -> Call:
+    def calls() -> None:
+        for _ in range(BATCH):
+            call()
+
+    return calls
 
 
 def module_calls(keystore: Keystore, region: str) -> tuple[Call, Call]:
@@ -95,27 +116,27 @@ def module_calls(keystore: Keystore, region: str) -> tuple[Call, Call]:
     return partial(gcm, key.encrypt, PLAIN), partial(gcm, key.decrypt, gcm(key.encrypt, PLAIN))
 
 
-def _in_turn(ours: Call, raw: Call) -> tuple[float, float]:
+def _in_turn(ours: Call, raw: Call, count: int) -> tuple[float, float]:
     """Return the median of a call, as if all had been so: what else the machine does meets both alike."""
     clock = time.perf_counter
     by_us, by_module = [], []
-    for _ in range(CALLS):
+    for _ in range(count):
         start = clock()
         raw()
         between = clock()
         ours()
         by_us.append(clock() - between)
         by_module.append(between - start)
-    return CALLS * median(by_us), CALLS * median(by_module)
+    return count * median(by_us), count * median(by_module)
 
 
-def _in_loops(ours: Call, raw: Call) -> tuple[float, float]:
-    return _loop(ours), _loop(raw)
+def _in_loops(ours: Call, raw: Call, count: int) -> tuple[float, float]:
+    return _loop(ours, count), _loop(raw, count)
 
 
-def _loop(call: Call) -> float:
+def _loop(call: Call, count: int) -> float:
     start = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(count):
         call()
     return time.perf_counter() - start
 

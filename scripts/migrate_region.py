@@ -106,7 +106,9 @@ def migrate(tree: dict[str, Any], plan: dict[str, Any], *, dry_run: bool) -> dic
 
 
 def is_copied(tree: dict[str, Any], plan: dict[str, Any]) -> bool:
-    """Whether the copy of a tree was made and migrated before."""
+    """Whether the copy of a tree was made, migrated and reported before."""
+    if (Path(tree["copy_to"]) / "kmsfs.copying").exists():
+        return False
     done = run(plan, "migrate", tree["copy_to"], "--status", "--json")
     told = json.loads(done.stdout) if done.returncode == 0 else {}
     return told.get("state") == "done" and told["copy_of"] == os.path.realpath(tree["path"])

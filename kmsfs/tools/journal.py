@@ -106,15 +106,18 @@ class Journal:
         return journal
 
     @classmethod
-    def resume(cls, directory: Path, tree_id: TreeId) -> Self:
-        """Go on with a journal; raises for one of another tree or of a newer version, and for one that has ended."""
+    def resume(cls, directory: Path, tree_id: TreeId, *, also_done: bool = False) -> Self:
+        """Go on with a journal; raises for one of another tree or of a newer version, and for one that has ended.
+
+        ``also_done``: what was done may be looked through again.
+        """
         reading = read(directory / NAME)
         if reading.task.tree_id != tree_id.hex():
             raise InvalidRequestError(
                 f"journal {directory / NAME} is of another tree",
                 hint=f"it is of {reading.task.tree}",
             )
-        if reading.state in ENDED:
+        if reading.state in ENDED and not (also_done and reading.state is State.DONE):
             raise InvalidRequestError(f"the migration in {directory} is {reading.state.value}")
         fd = os.open(directory / NAME, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         os.ftruncate(fd, reading.length)  # a line that was cut off

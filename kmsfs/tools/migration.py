@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from kmsfs.errors import InvalidRequestError, StoppedError
 from kmsfs.ids import KeyArn
-from kmsfs.tools import changes
+from kmsfs.tools import changes, report
 from kmsfs.tools.convergence import Convergence
 from kmsfs.tools.interrupted import settle_interrupted
-from kmsfs.tools.journal import NAME, Journal, State, find_open, new_task, read
+from kmsfs.tools.journal import NAME, Journal, State, find_last, new_task, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kmsfs.errors import KmsfsError
     from kmsfs.tools.changes import KeyedTree
     from kmsfs.tools.convergence import Result
+    from kmsfs.tools.journal import Task
     from kmsfs.tools.passes import Ledger, Outcome, Planned, Tally
     from kmsfs.tools.runners import Runner
 
@@ -74,8 +75,10 @@ def open_journal(
 
     One to another key, or one that only wraps where new data keys are asked for, must be ended first.
     """
-    directory = find_open(home, tree.block.tree_id, tree.path)
-    if directory is None:
+    directory = find_unreported(home, tree)
+    reading = None if directory is None else read(directory / NAME)
+    fits = reading is not None and _fits(reading.task, key_arn, reencrypt=reencrypt)
+    if directory is None or reading is None or (reading.state is State.DONE and not fits):
         task = new_task(
             tree.block.tree_id,
             tree.path,
@@ -86,13 +89,26 @@ def open_journal(
             copy_of=copy_of,
         )
         return Journal.begin(home, task)
-    found = read(directory / NAME).task
-    if found.to_key != key_arn or (reencrypt and not found.reencrypt):
+    if not fits:
         raise InvalidRequestError(
-            f"{tree.path} is being migrated to {found.to_key} {_AS[found.reencrypt]}",
+            f"{tree.path} is being migrated to {reading.task.to_key} {_AS[reading.task.reencrypt]}",
             hint="resume that with --resume, or end it with --cancel, first",
         )
-    return Journal.resume(directory, tree.block.tree_id)
+    return Journal.resume(directory, tree.block.tree_id, also_done=True)
+
+
+def _fits(task: Task, key_arn: KeyArn, *, reencrypt: bool) -> bool:
+    return task.to_key == key_arn and (task.reencrypt or not reencrypt)
+
+
+def find_unreported(home: Path, tree: KeyedTree) -> Path | None:
+    """The tree's migration that has not ended, or that was done and stopped before its report was there."""
+    last = find_last(home, tree.block.tree_id, tree.path)
+    if last is None:
+        return None
+    state = read(last / NAME).state
+    is_over = state is State.CANCELLED or (state is State.DONE and (last / report.NAME).exists())
+    return None if is_over else last
 
 
 def run(

@@ -148,6 +148,22 @@ def test_a_wish_to_pause_what_does_not_run_is_refused_and_forgotten(
     assert "is done" in refused(home.run("migrate", filled, "--pause"), ExitCode.USAGE)
 
 
+@pytest.mark.parametrize("how", ["--resume", "--to-key"])
+def test_what_was_killed_before_its_report_is_gone_on_with(
+    home: Home, filled: Path, us_key: str, eu_key: str, how: str
+) -> None:
+    """The report of the next one would tell nothing of what this one has done."""
+    told = home.json("migrate", filled, "--to-key", us_key)
+    Path(told["report"]).unlink()  # the last thing that is written
+    again = home.json("migrate", filled, how, *([us_key] if how == "--to-key" else []))
+    assert (again["changed"], again["report"]) == (0, told["report"])
+    assert home.json("report", "verify", again["report"])["files"] == FILES
+    refused(home.run("migrate", filled, "--resume"), ExitCode.USAGE)
+    Path(told["report"]).unlink()
+    back = home.json("migrate", filled, "--to-key", eu_key)
+    assert (back["changed"], back["journal"] == told["journal"]) == (FILES, False)
+
+
 def test_cancelled(
     home: Home, filled: Path, eu_key: str, us_key: str, slow: subprocess.Popen[str], mounted: Mount
 ) -> None:

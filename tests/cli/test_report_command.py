@@ -211,6 +211,8 @@ def test_a_region_that_cannot_sign_takes_the_files_all_the_same(
     refused(home.run("report", "create", filled), ExitCode.UNSUPPORTED)
     monkeypatch.setenv("KMSFS_SHIM", "")
     first = home.json("migrate", filled, "--status")["journal"]
+    assert home.json("migrate", filled, "--to-key", key)["journal"] == first, "it had no report"
+    assert home.json("report", "create", filled)["files"] == FEW
     home.ok("migrate", filled, "--to-key", key)
     assert home.json("report", "create", filled)["files"] == 0, "the last one found nothing to do"
     told = home.json("report", "create", filled, "--migration", Path(first).name)

@@ -114,16 +114,14 @@ def _target(
 ) -> "KeyArn":
     from kmsfs.ids import KeyArn
     from kmsfs.tools.journal import NAME, read
+    from kmsfs.tools.migration import find_unreported
 
     if to_key is None:
-        return KeyArn(read(_journal_of(work, tree) / NAME).task.to_key)
+        return KeyArn(read(_found(find_unreported(home_path(), work), tree) / NAME).task.to_key)
     return keystore.resolve(to_key, region=region).arn
 
 
-def _journal_of(work: "KeyedTree", tree: Path) -> Path:
-    from kmsfs.tools.journal import find_open
-
-    directory = find_open(home_path(), work.block.tree_id, work.path)
+def _found(directory: Path | None, tree: Path) -> Path:
     if directory is None:
         raise InvalidRequestError(f"{tree} is not being migrated", hint="begin with --to-key")
     return directory
@@ -175,9 +173,10 @@ def _require_running(state: "State", path: Path, tree: Path) -> None:
 
 def _cancel(work: "KeyedTree", tree: Path) -> None:
     from kmsfs.tools import migration
-    from kmsfs.tools.journal import Journal
+    from kmsfs.tools.journal import Journal, find_open
 
-    with Journal.resume(_journal_of(work, tree), work.block.tree_id) as journal:
+    directory = _found(find_open(home_path(), work.block.tree_id, work.path), tree)
+    with Journal.resume(directory, work.block.tree_id) as journal:
         migration.cancel(journal, work)
     print_line(f"the migration of {tree} is cancelled; its keys are {', '.join(work.block.key_arns)}")
 
@@ -265,8 +264,9 @@ def _migrate(
         result = _run(journal, work, runner, changed, way)
     if result.complete and not result.failures:
         keystore.note_tree(work.block.tree_id, work.path, work.block.key_arns, under=result.under)
-        copying.finish(work.path)
     with written_report(keystore, journal.directory) as report:
+        if result.complete and not result.failures:
+            copying.finish(work.path)  # the last step: until then the same command goes on
         rekeying.tell(result, tree, changed, as_json=as_json, journal=str(journal.directory), report=report)
 
 

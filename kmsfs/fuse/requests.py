@@ -6,6 +6,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from kmsfs.errors import FormatError
 from kmsfs.tree import frames, zones
 from kmsfs.tree.mounted_swaps import MountedSwap, put_swaps
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 
 def handlers(tree: Tree) -> dict[str, Handler]:
     """What a mount can be asked for, by operation."""
-    requests = {"zone": _zone, "swap": _swap, "moved": _moved, "reload": _reload, "follow": _follow}
-    return {operation: partial(request, tree) for operation, request in requests.items()}
+    requests = {"zone": _zone, "moved": _moved, "reload": _reload, "follow": _follow}
+    return {
+        "swap": partial(_swap, trio.Lock(), tree),
+        **{operation: partial(request, tree) for operation, request in requests.items()},
+    }
 
 
 async def _zone(tree: Tree, request: dict[str, Any]) -> None:
@@ -27,11 +32,15 @@ async def _zone(tree: Tree, request: dict[str, Any]) -> None:
     await zones.set_zone(tree, entries, frames.member(request, "key_arn", str))
 
 
-async def _swap(tree: Tree, request: dict[str, Any]) -> list[object]:
-    """``files``: what is to get which header; ``touch``: whether mtime tells. Answers for each file."""
+async def _swap(one_at_a_time: trio.Lock, tree: Tree, request: dict[str, Any]) -> list[object]:
+    """``files``: what is to get which header; ``touch``: whether mtime tells. Answers for each file.
+
+    What was asked for before is done first: also by a tool that was killed meanwhile.
+    """
     touch = frames.member(request, "touch", bool)
     orders = [_order(item) for item in frames.member(request, "files", list)]
-    outcomes = await put_swaps(tree, orders, touch=touch)
+    async with one_at_a_time:
+        outcomes = await put_swaps(tree, orders, touch=touch)
     return [outcome if isinstance(outcome, str) else frames.failure(outcome) for outcome in outcomes]
 
 

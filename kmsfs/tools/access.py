@@ -95,6 +95,9 @@ class UnmountedTree(HeldTree):
     def follow(self) -> None:
         """Nobody else makes files."""
 
+    def wait_for_swaps(self) -> None:
+        """Nobody else puts headers in place."""
+
     def open(self, found: FoundFile) -> int:
         """A descriptor that reads and writes, whatever the file's mode says."""
         try:
@@ -155,6 +158,10 @@ class ServedTree(HeldTree):
     def follow(self) -> None:
         """See Store."""
         self._mount.follow()
+
+    def wait_for_swaps(self) -> None:
+        """See KeyedTree."""
+        self._mount.wait_for_swaps()
 
     def open(self, found: FoundFile) -> int:
         """A descriptor that reads."""

@@ -39,6 +39,9 @@ class KeyedTree(WorkTree, Protocol):
     def set_zone(self, found: FoundDirectory, zone: str) -> None:
         """Make a directory a zone of another key."""
 
+    def wait_for_swaps(self) -> None:
+        """Return when nothing is under way that a tool has asked for which was killed since."""
+
     def sync(self) -> None:
         """Make everything durable."""
 

@@ -30,6 +30,7 @@ def settle_interrupted(journal: Journal, tree: KeyedTree) -> None:
     moved = read(journal.directory / NAME).unsettled
     if not moved:
         return
+    tree.wait_for_swaps()
     headers = {file.file_id: header for file in moved if (header := _header_at(file, tree)) is not None}
     missing = {file.file_id for file in moved} - headers.keys()
     if missing:  # moved since, or removed

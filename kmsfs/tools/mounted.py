@@ -57,6 +57,10 @@ class MountedTree:
             outcomes += [_outcome(answer) for answer in answers]
         return outcomes
 
+    def wait_for_swaps(self) -> None:
+        """Return when nothing is under way that somebody has asked for who may have been killed since."""
+        self._ask({"operation": "swap", "files": [], "touch": False})
+
     def reload(self) -> None:
         """Have the superblock read again, after it was replaced."""
         self._ask({"operation": "reload"})

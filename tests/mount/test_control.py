@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testkit.home import ALIAS, REGION, refused
 from testkit.mounting import Mount, Mounter
+from testkit.waiting import await_true
 
 from kmsfs.errors import (
     AccessDeniedError,
@@ -25,12 +27,14 @@ from kmsfs.errors import (
     TreeBusyError,
 )
 from kmsfs.format.layout import HEADER_SIZE
+from kmsfs.ids import KeyArn
 from kmsfs.keystore.service import Keystore
 from kmsfs.tools.mounted import MountedTree, control_of
 from kmsfs.tools.passes import Job, Outcome, Planned
 from kmsfs.tree import frames
-from kmsfs.tree.rekey import Rekeyer
-from kmsfs.tree.superblock_file import declare_keys, open_root
+from kmsfs.tree.directories import is_entry
+from kmsfs.tree.rekey import Rekeyer, has_slots
+from kmsfs.tree.superblock_file import declare_keys, open_root, read_superblock
 
 
 def control_path(mount: Mount) -> Path:
@@ -298,6 +302,41 @@ def test_the_keys_of_a_mounted_tree_change(mounted: Mount) -> None:
             assert tree.swap([far] * 256, touch=False) == [Outcome.GONE] * 256
     assert keys_of(mounted.path / "f") == [slot, other]
     assert (mounted.path / "f").read_text() == "abc"
+
+
+def test_who_comes_after_a_tool_that_was_killed_waits_for_what_it_had_begun(mounted: Mount) -> None:
+    """A request is carried out to its end: what is not settled when a journal is read would be in no report."""
+    home = mounted.home
+    home.ok("region", "add", "us-east-1")
+    other = KeyArn(home.json("key", "create", "--region", "us-east-1")["Arn"])
+    for number in range(200):  # more than the mount does at once
+        (mounted.path / f"f{number}").write_text("abc")
+    mounted.unmount()
+    mounted.start()
+    tree = control_of(mounted.status())
+    with Keystore.open(home.path) as keystore, ExitStack() as held:
+        rekeyer = Rekeyer(keystore, read_superblock(mounted.tree).tree_id)
+        targets = rekeyer.targets((other,))
+        planned = []
+        for stored in (path for path in mounted.tree.iterdir() if is_entry(path.name.encode())):
+            fd = held.enter_context(stored.open("rb")).fileno()
+            raw = os.pread(fd, HEADER_SIZE, 0)
+            swap = rekeyer.swap(raw, targets)
+            assert swap is not None
+            planned.append(Planned(Job(stored.name.encode(), fd, raw, (other,)), swap))
+        killed = threading.Thread(target=tree.swap, args=[planned], kwargs={"touch": False})
+        killed.start()
+        await_true(lambda: any(map(is_new, planned)))
+        tree.wait_for_swaps()
+        left = [plan for plan in planned if not is_new(plan)]
+        killed.join()
+    assert left == []
+
+
+def is_new(plan: Planned) -> bool:
+    """Whether a file has got its new slots, perhaps beside the old ones."""
+    named = [(head.key_arn, head.material_id.hex()) for head in plan.swap.new]
+    return has_slots(os.pread(plan.job.fd, HEADER_SIZE, 0), plan.swap.file_id.hex(), named)
 
 
 def keys_of(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kmsfs.envelope.file_key import newest_unverified
 from kmsfs.errors import FormatError, InvalidRequestError, KmsfsError, TreeBusyError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from kmsfs.tools.throttle import Rate
     from kmsfs.tools.walk import FoundDirectory, Wanted
     from kmsfs.tree.rekey import Rekeyer
+
+_STRIDE: Final = 1024  # files that are looked at between two words of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class Reencryption:
         self._note(found.path, error)
         if self._batch.full:
             self._put()
+        elif self._tally.files % _STRIDE == 0:
+            self._progress(self._tally)  # who wants it to stop is heard where nothing is to do
 
     def _look_at(self, found: FoundFile) -> None:
         fd = self._tree.open(found)

@@ -62,6 +62,26 @@ def reencrypt(
         )
 
 
+async def test_who_wants_it_to_stop_is_heard_where_all_is_done(
+    keystore: Keystore, store: Path, us_key: KeyArn, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done before a stop may take minutes to look through."""
+    monkeypatch.setattr("kmsfs.tools.reencrypt._STRIDE", 2)
+    assert reencrypt(keystore, store, us_key, marks).complete
+    heard: list[int] = []
+    with UnmountedTree(keystore, store) as tree, Marks(marks) as made:
+        rekeyer = Rekeyer(keystore, tree.block.tree_id)
+        changes.apply(
+            changes.migrate(tree.block, us_key),
+            tree,
+            InProcess(rekeyer),
+            Notes(),
+            progress=lambda tally: heard.append(tally.files),
+            way=partial(Reencryption, Means(rekeyer, made)),
+        )
+    assert heard[:3] == [2, 4, 6]
+
+
 @pytest.fixture
 def marks(tmp_path: Path) -> Path:
     """Where the marks of a migration go."""

@@ -122,7 +122,12 @@ def tell(result: Result, tree: Path, changed: ChangeList, *, as_json: bool, **mo
             }
         )
         print_failures(result.failures)
-    if result.failures or not result.complete:
+    if not result.failures and not result.complete:
+        raise IncompleteError(
+            f"{tree}: files went on moving and changing for {result.passes} passes",
+            hint="run the command again, best when less goes on: what is done is not done twice",
+        )
+    if result.failures:
         raise IncompleteError(
             f"{tree}: {len(result.failures):,} files keep their old keys",
             hint="mend or remove them, then run the command again: what is done is not done twice",

@@ -7,6 +7,7 @@ power cut. Whatever stopped it, a copy is gone on with: what it holds already an
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack, contextmanager
@@ -78,7 +79,7 @@ class TreeCopy:
         """Make the copy, or what is missing of it. Until it is whole the destination is no tree."""
         if self._mark is None:
             return Copied()
-        copy = _Copy(self._source_fd, self._root_fd, self.destination, self._mark, progress)
+        copy = _Copy((self.source, self._source_fd), (self.destination, self._root_fd), self._mark, progress)
         copy.make()
         return copy.copied
 
@@ -175,15 +176,13 @@ class _Copy:
 
     def __init__(
         self,
-        source_fd: int,
-        root_fd: int,
-        destination: Path,
+        source: tuple[Path, int],
+        destination: tuple[Path, int],
         mark: _Mark,
         progress: Callable[[Copied], None],
     ) -> None:
-        self._source_fd = source_fd
-        self._root_fd = root_fd
-        self._destination = destination
+        self._source, self._source_fd = source
+        self._destination, self._root_fd = destination
         self._mark = mark
         self._progress = progress
         self._linked: dict[tuple[int, int], bytes] = {}
@@ -215,9 +214,11 @@ class _Copy:
 
     @contextmanager
     def _naming(self, path: bytes) -> Iterator[None]:
-        """Say of which entry a failure is."""
+        """Say of which entry a failure is: in the tree if it could not be read, else in the copy."""
         try:
             yield
+        except _ReadError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(self._source / os.fsdecode(path))) from error
         except OSError as error:
             where = self._destination / os.fsdecode(path)
             raise OSError(error.errno, error.strerror, os.fspath(where)) from error
@@ -225,7 +226,8 @@ class _Copy:
     def _descend(self, above: _Level, name: bytes) -> _Level:
         path = join(above.path, name)
         with self._naming(path):
-            source_fd = backing.open_listing(name, above.source_fd)
+            with _reading():
+                source_fd = backing.open_listing(name, above.source_fd)
             try:
                 begun = not entries.make_directory(name, above.target_fd)
                 target_fd = backing.open_listing(name, above.target_fd)
@@ -295,11 +297,13 @@ class _Copy:
         return False
 
     def _copy_file(self, level: _Level, name: bytes, status: os.stat_result) -> None:
-        fd = entries.open_source(name, level.source_fd)
+        with _reading():
+            fd = entries.open_source(name, level.source_fd)
         try:
             new = backing.create_regular(name, level.target_fd, 0o600)
             try:
-                entries.copy_content(fd, new, status.st_size, self._copied_bytes)
+                with _reading():
+                    entries.copy_content(fd, new, status.st_size, self._copied_bytes)
                 copy_attributes(fd, new)
                 copy_times(status, new)
                 changed_ns = os.fstat(new).st_ctime_ns
@@ -343,6 +347,21 @@ class _Copy:
                 os.close(fd)
             backing.rename(temporary, root.target_fd, SUPERBLOCK_NAME, root.target_fd)
             durable.sync_directory(root.target_fd)
+
+
+class _ReadError(OSError):
+    """What failed is of the tree, and not of its copy."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell what fails of the tree from what fails of the copy. Room is lacking only where something is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise _ReadError(error.errno, error.strerror) from error
 
 
 def _close(level: _Level) -> None:

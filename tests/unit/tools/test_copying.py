@@ -1,5 +1,6 @@
 """A copy of a store: whole and faithful, or no tree; begun anew or gone on with after a stop."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -97,6 +98,23 @@ async def test_a_copy_has_everything(keystore: Keystore, store: Path, tmp_path: 
         assert posix.readlink(b"far") == TARGET
         assert posix.tree.xattrs.get(posix.find(b"d/g"), b"user.colour") == b"green"
     assert read_superblock(destination) == read_superblock(store)
+
+
+@pytest.mark.parametrize("call", ["open_source", "copy_content"])
+async def test_a_file_that_cannot_be_read_is_named_where_it_is(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """And not where it was to be copied to: there is nothing to mend there."""
+
+    def bad_sector(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(f"kmsfs.tools.entries.{call}", bad_sector)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+        copy(store, tmp_path / "copy")
+    named = Path(str(caught.value.filename))
+    assert named.is_relative_to(store)
+    assert named.is_file()
 
 
 def _regular(store: Path) -> Iterator[tuple[int, Path]]:

@@ -112,9 +112,13 @@ def _refuse_overlap(source: Path, destination: Path) -> None:
     path = destination.resolve()
     above = next(at for at in (path, *path.parents) if at.exists())
     if is_within(above, source) or (above == path and overlaps(path, source)):
-        raise InvalidRequestError(
-            f"{destination} and {source} lie in one another", hint="copy to a directory beside the tree"
-        )
+        raise _overlap(source, destination)
+
+
+def _overlap(source: Path, destination: Path) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{destination} and {source} lie in one another", hint="copy to a directory beside the tree"
+    )
 
 
 class _Mark(NamedTuple):
@@ -229,6 +233,8 @@ class _Copy:
             with _reading():
                 source_fd = backing.open_listing(name, above.source_fd)
             try:
+                if os.path.samestat(os.fstat(source_fd), os.fstat(self._root_fd)):  # through a bind mount
+                    raise _overlap(self._source, self._destination)
                 begun = not entries.make_directory(name, above.target_fd)
                 target_fd = backing.open_listing(name, above.target_fd)
             except BaseException:

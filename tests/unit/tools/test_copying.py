@@ -320,6 +320,23 @@ async def test_one_within_the_other_is_refused(store: Path, tmp_path: Path, insi
     assert set(os.listdir(store)) == before
 
 
+async def test_a_copy_into_the_tree_by_way_of_a_bind_mount_does_not_copy_itself(
+    store: Path, tmp_path: Path
+) -> None:
+    """No path tells where that leads to, and it would go on until the disk is full."""
+    inside = next(path for path in store.iterdir() if path.is_dir() and "." not in path.name)
+    view = tmp_path / "view"
+    view.mkdir()
+    subprocess.run(["mount", "--bind", inside, view], check=True)
+    try:
+        with pytest.raises(InvalidRequestError, match="lie in one another"):
+            copy(store, view / "copy")
+    finally:
+        subprocess.run(["umount", view], check=True)
+    depth = max(str(path).count("/") for path in (inside / "copy").rglob("*"))
+    assert depth - str(inside).count("/") < 10
+
+
 async def test_a_full_disk_leaves_no_tree(store: Path, tmp_path: Path, keystore: Keystore) -> None:
     async with opened(keystore, store) as posix:
         for number in range(3):

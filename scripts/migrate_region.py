@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 KMSFS = ROOT / ".venv" / "bin" / "kmsfs"
 INCOMPLETE = 37
-KNOWN = {"home", "rate", "touch", "trees"}
+KNOWN = {"home": (str,), "rate": (int, float), "touch": (bool,), "trees": (list,)}
 OF_TREE = {"path": str, "to_key": str, "reencrypt": bool, "copy_to": str}
 
 
@@ -63,8 +63,11 @@ def read_plan(path: Path) -> dict[str, Any]:
     """Return the plan, or raise ValueError with what is wrong with it."""
     with path.open("rb") as file:
         plan = tomllib.load(file)
-    if unknown := plan.keys() - KNOWN:
+    if unknown := plan.keys() - KNOWN.keys():
         raise ValueError(f"unknown entry {sorted(unknown)[0]}")
+    for name, value in plan.items():
+        if type(value) not in KNOWN[name]:  # true is no rate, and 'false' would be true
+            raise ValueError(f"{name} is {value!r}")
     trees = plan.get("trees")
     if not isinstance(trees, list) or not trees:
         raise ValueError("no [[trees]]")
@@ -97,8 +100,9 @@ def migrate(tree: dict[str, Any], plan: dict[str, Any], *, dry_run: bool) -> dic
         done = run(plan, "migrate", *arguments, *target, "--json")
         result[name] = json.loads(done.stdout) if done.stdout else None
         if done.returncode:
-            result["exit_code"] = done.returncode
-            result["error"] = done.stderr.strip()
+            if not result["exit_code"]:  # what went wrong first counts
+                result["exit_code"] = done.returncode
+                result["error"] = done.stderr.strip()
             print(f"migrate_region: {tree['path']}: {done.stderr.strip()}", file=sys.stderr)
             if not (result[name] and result[name].get("complete")):  # else only its report is missing
                 break

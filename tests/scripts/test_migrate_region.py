@@ -108,6 +108,9 @@ def test_a_migration_that_cannot_be_reported_is_verified_all_the_same(
         "[[trees]]\npath = 'x'",
         "[[trees]]\npath = 'x'\nto_key = 3",
         "speed = 1\n[[trees]]",
+        "touch = 'false'\n[[trees]]\npath = 'x'\nto_key = 'y'",
+        "rate = true\n[[trees]]\npath = 'x'\nto_key = 'y'",
+        "home = 3\n[[trees]]\npath = 'x'\nto_key = 'y'",
         "not toml",
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from testkit.home import Home, make_home
+from testkit.home import ALIAS, REGION, SECOND_REGION, Home, add_region, make_home
 from testkit.leftovers import mounts_below, processes_naming
 from testkit.mounting import mounted, mounter, tree
 from testkit.postgres import Postgres, running_postgres
@@ -49,10 +49,42 @@ def _prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return make_home(tmp_path_factory.mktemp("prepared") / "home")
 
 
+@pytest.fixture(scope="session")
+def _prepared_pair(_prepared_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = _prepared_home.copy_to(tmp_path_factory.mktemp("prepared-pair") / "home")
+    add_region(home, SECOND_REGION)
+    return home
+
+
 @pytest.fixture
-def home(_prepared_home: Home, tmp_path: Path) -> Home:
-    """A home of the test's own, with the region ``eu-west-1`` and the key ``alias/files``."""
-    return _prepared_home.copy_to(tmp_path / "home")
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A home of the test's own, with the region ``eu-west-1`` and the key ``alias/files``.
+
+    For a test that asks for ``us_key``, with a second region that has a key of that alias, too.
+    """
+    prepared = "_prepared_pair" if "us_key" in request.fixturenames else "_prepared_home"
+    made: Home = request.getfixturevalue(prepared)
+    return made.copy_to(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def _arns(_prepared_pair: Home) -> dict[str, str]:
+    return {
+        region: _prepared_pair.json("key", "describe", ALIAS, "--region", region)["Arn"]
+        for region in (REGION, SECOND_REGION)
+    }
+
+
+@pytest.fixture
+def eu_key(_arns: dict[str, str]) -> str:
+    """The ARN of the key in the home's first region."""
+    return _arns[REGION]
+
+
+@pytest.fixture
+def us_key(_arns: dict[str, str]) -> str:
+    """The ARN of the key in its second region."""
+    return _arns[SECOND_REGION]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, KMSFS, Home
+from testkit.home import KMSFS, Home
 from testkit.mounting import Mount
 from testkit.tool_trees import slot_keys
 
@@ -22,19 +22,6 @@ US, EU = "us-east-1", "eu-west-1"
 FILES = int(os.environ.get("KMSFS_MIGRATE_FILES", "2000"))
 RATE = str(max(800, FILES * 2 // 5))  # calls a second: some twenty batches
 BUSY = Path(__file__).parent.parent / "testkit" / "busy.py"
-
-
-@pytest.fixture
-def us_key(home: Home) -> str:
-    """A key of a second region, in a token of its own."""
-    home.ok("region", "add", US)
-    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
-
-
-@pytest.fixture
-def eu_key(home: Home) -> str:
-    """The key of the tree."""
-    return str(home.json("key", "describe", ALIAS, "--region", EU)["Arn"])
 
 
 def fill(mount: Mount) -> dict[str, bytes]:

@@ -13,13 +13,6 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "migrate_region.py"
 US = "us-east-1"
 
 
-@pytest.fixture
-def us_key(home: Home) -> str:
-    """A key of a second region."""
-    home.ok("region", "add", US)
-    return str(home.json("key", "create", "--region", US, "--alias", ALIAS)["Arn"])
-
-
 def run(home: Home, plan: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SCRIPT, plan, *options], env=home.env(), capture_output=True, text=True, check=False

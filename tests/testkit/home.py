@@ -14,6 +14,7 @@ from typing import Any
 
 KMSFS = Path(sys.executable).with_name("kmsfs")
 REGION = "eu-west-1"
+SECOND_REGION = "us-east-1"
 ALIAS = "alias/files"
 
 
@@ -60,9 +61,14 @@ class Home:
 def make_home(path: Path, *, region: str = REGION, alias: str = ALIAS) -> Home:
     """Make a home with one region and one key named ``alias``."""
     home = Home(path)
+    add_region(home, region, alias=alias)
+    return home
+
+
+def add_region(home: Home, region: str, *, alias: str = ALIAS) -> None:
+    """Give a home one more region, with a key named ``alias``."""
     home.ok("region", "add", region)
     home.ok("key", "create", "--region", region, "--alias", alias)
-    return home
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int) -> str:

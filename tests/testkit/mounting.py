@@ -14,7 +14,7 @@ import pytest
 
 from kmsfs.cli.logfile import log_path
 from kmsfs.storage.mountinfo import mount_at, read_mounts
-from testkit.home import ALIAS, KMSFS, Home
+from testkit.home import ALIAS, KMSFS, REGION, Home
 
 _UNWANTED = re.compile(r"^\S+ (WARNING|ERROR|CRITICAL) |^Traceback|^Fatal Python error|^\S*Warning:")
 
@@ -147,7 +147,7 @@ class Mounter(Protocol):
 
 def make_tree(home: Home, path: Path) -> Path:
     """Create a tree under the home's key."""
-    home.ok("init", path, "--key", ALIAS)
+    home.ok("init", path, "--key", ALIAS, "--region", REGION)
     return path
 
 

@@ -15,10 +15,15 @@ EU, US = "eu-west-1", "us-east-1"
 
 
 @pytest.fixture
+def home(_prepared_pair: Home, tmp_path: Path) -> Home:
+    """A home with two regions."""
+    return _prepared_pair.copy_to(tmp_path / "home")
+
+
+@pytest.fixture
 def keystore(home: Home) -> Iterator[Keystore]:
     """The keystore of ``home``, with a second region."""
     with Keystore.open(home.path) as keystore:
-        keystore.add_region(US)
         yield keystore
 
 
@@ -31,7 +36,7 @@ def eu_key(keystore: Keystore) -> KeyArn:
 @pytest.fixture
 def us_key(keystore: Keystore) -> KeyArn:
     """A key of the other region."""
-    return keystore.create_key(region=US).arn
+    return keystore.resolve(ALIAS, region=US).arn
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, Home
+from testkit.home import ALIAS, SECOND_REGION, Home
 from testkit.posix import Posix, opened
 
 from kmsfs.ids import KeyArn
@@ -28,8 +28,7 @@ def eu_key(keystore: Keystore) -> KeyArn:
 @pytest.fixture
 def us_key(keystore: Keystore) -> KeyArn:
     """A key of a second region, in a token of its own."""
-    keystore.add_region("us-east-1")
-    return keystore.create_key(region="us-east-1").arn
+    return keystore.resolve(ALIAS, region=SECOND_REGION).arn
 
 
 @pytest.fixture

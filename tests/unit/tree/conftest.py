@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, SECOND_REGION, Home
+from testkit.home import ALIAS, REGION, SECOND_REGION, Home
 from testkit.posix import Posix, opened
 
 from kmsfs.ids import KeyArn
@@ -35,7 +35,7 @@ def us_key(keystore: Keystore) -> KeyArn:
 def store(keystore: Keystore, tmp_path: Path) -> Path:
     """The backing directory of a new tree."""
     path = tmp_path / "store"
-    create_tree(keystore, path, ALIAS)
+    create_tree(keystore, path, ALIAS, region=REGION)
     return path
 
 

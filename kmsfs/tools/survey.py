@@ -15,12 +15,11 @@ from kmsfs.format import aad
 from kmsfs.format.blob import parse_blob_head
 from kmsfs.format.header import FileHeader
 from kmsfs.format.layout import HEADER_COPY_SIZE, HEADER_SIZE
-from kmsfs.storage import backing
 from kmsfs.tools.passes import Failure, reason
 from kmsfs.tools.walk import Walk
 from kmsfs.tree.directories import is_entry
 from kmsfs.tree.rekey import is_current
-from kmsfs.tree.superblock_file import open_root
+from kmsfs.tree.zones import directories_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,34 +36,11 @@ _SAMPLE: Final = 64  # files whose new headers are computed, and thrown away, to
 
 def count_files(tree: Path) -> int:
     """About how many files a walk will find, without looking at any: for the bar that shows how far one is."""
-    levels = [(open_root(tree), list[bytes]())]
-    try:
-        count = _look_through(*levels[0])
-        while levels:
-            fd, below = levels[-1]
-            if below:
-                with suppress(OSError):  # it moved, or may not be read: the walk tells
-                    levels.append((backing.open_listing(below.pop(), fd), []))
-                    count += _look_through(*levels[-1])
-            else:
-                os.close(levels.pop()[0])
-    finally:
-        for fd, _ in levels:
-            os.close(fd)
-    return count
-
-
-def _look_through(fd: int, below: list[bytes]) -> int:
-    """Count the files in a directory, and add its directories to ``below``."""
     count = 0
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if is_entry(name):
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(name)
-                elif entry.is_file(follow_symlinks=False):
-                    count += 1
+    for place in directories_below(tree, lambda entry: is_entry(os.fsencode(entry.name))):
+        with suppress(OSError), os.scandir(place.open()) as entries:  # what cannot be listed, the walk tells
+            names = (entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+            count += sum(is_entry(os.fsencode(name)) for name in names)
     return count
 
 

@@ -22,10 +22,7 @@ from kmsfs.format.blob import MAGIC, MAX_BLOB_SIZE, MAX_PLAINTEXT_SIZE
 ALGORITHM: Final = "SYMMETRIC_DEFAULT"  # as AWS calls the algorithm of its symmetric keys
 _STDIO: Final = Path("-")
 _FILE: Final = click.Path(path_type=Path, allow_dash=True)
-_LABELS: Final = {
-    "Plaintext": "plaintext",
-    "CiphertextBlob": "ciphertext blob",
-}  # of what is given out together
+_LABELS: Final = {"Plaintext": "plaintext", "CiphertextBlob": "ciphertext blob"}
 _MAX_BASE64_SIZE: Final = 2 * MAX_BLOB_SIZE  # a third more, and any line breaks
 
 

@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 def copied(keystore: Keystore, source: Path, destination: Path, key_arn: KeyArn, *, dry_run: bool) -> Path:
     """Copy an unmounted tree, or what is missing of its copy, and return where that is.
 
-    A dry run only sees that it could be begun, and returns the tree. So does a copy see first that the key can be used
-    which it is for.
+    The key that it is for is asked for first. A dry run only sees that it could be begun, and returns the tree.
     """
     from kmsfs.tools.copying import TreeCopy, check
     from kmsfs.tools.survey import count_files
     from kmsfs.tree.rekey import Rekeyer
     from kmsfs.tree.superblock_file import read_superblock
 
-    check(source, destination)
     Rekeyer(keystore, read_superblock(source).tree_id).targets((key_arn,))
     if dry_run:
+        check(source, destination)
         return source
     with (
         TreeCopy(source, destination) as copy,

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def command(*argv: str | Path, env: dict[str, str] | None = None) -> str:
         return output.read()
 
 
-class System:
+class System(ABC):
     """One file system with a backing directory and a mount point of its own."""
 
     name: str
@@ -36,14 +37,17 @@ class System:
         self.tree = place / f"{self.name}.tree"
         self.mountpoint = place / f"{self.name}.mnt"
 
+    @abstractmethod
     def create(self) -> None:
-        raise NotImplementedError
+        """Make the empty file system."""
 
+    @abstractmethod
     def mount(self) -> None:
-        raise NotImplementedError
+        """Mount it."""
 
+    @abstractmethod
     def unmount(self) -> None:
-        raise NotImplementedError
+        """Unmount it, with all stored."""
 
     def remount(self) -> None:
         """Leave nothing cached, neither in the kernel nor in the daemon."""

@@ -13,7 +13,6 @@ from kmsfs.envelope.file_key import newest_unverified
 from kmsfs.errors import FormatError, IntegrityError
 from kmsfs.format.layout import HEADER_SIZE
 from kmsfs.storage import backing
-from kmsfs.tools.journal import NAME, read
 from kmsfs.tools.walk import Walk, standing
 from kmsfs.tree.rekey import has_slots
 
@@ -27,7 +26,7 @@ _LOOKS: Final = 5  # at a tree in which files go on moving
 
 def settle_interrupted(journal: Journal, tree: KeyedTree) -> None:
     """Write down which files of the interrupted batch were done. One that is no more counts as not done."""
-    moved = read(journal.directory / NAME).unsettled
+    moved = journal.unsettled
     if not moved:
         return
     tree.wait_for_swaps()
@@ -36,7 +35,7 @@ def settle_interrupted(journal: Journal, tree: KeyedTree) -> None:
     if missing:  # moved since, or removed
         headers |= _sought(missing, tree)
     undone = [at for at, file in enumerate(moved) if not _is_done(file, headers.get(file.file_id, b""))]
-    journal.settle_read(moved, undone)
+    journal.settle_read(undone)
 
 
 def _is_done(file: Moved, header: bytes) -> bool:

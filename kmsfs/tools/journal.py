@@ -78,11 +78,14 @@ class Moved:
 class Journal:
     """One migration. A ledger of passes. Use as a context manager."""
 
-    def __init__(self, directory: Path, task: Task, fd: int, state: State, done: int) -> None:
+    def __init__(
+        self, directory: Path, task: Task, fd: int, state: State, done: int, unsettled: tuple[Moved, ...] = ()
+    ) -> None:
         self.directory = directory
         self.task = task
         self.state = state
         self.done = done  # files that were changed so far
+        self.unsettled = unsettled  # the batch that a crash interrupted, until ``settle_read``
         self._fd = fd
 
     def __enter__(self) -> Self:
@@ -121,7 +124,7 @@ class Journal:
             raise InvalidRequestError(f"the migration in {directory} is {reading.state.value}")
         fd = os.open(directory / NAME, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         os.ftruncate(fd, reading.length)  # a line that was cut off
-        journal = cls(directory, reading.task, fd, reading.state, reading.done)
+        journal = cls(directory, reading.task, fd, reading.state, reading.done, reading.unsettled)
         journal.set_state(State.RUNNING)
         return journal
 
@@ -144,9 +147,10 @@ class Journal:
         self.done += len(planned) - len(undone)
         self._append({"undone": undone})
 
-    def settle_read(self, moved: Sequence[Moved], undone: list[int]) -> None:
-        """The same for a batch that another process had intended."""
-        self.done += len(moved) - len(undone)
+    def settle_read(self, undone: list[int]) -> None:
+        """The same for the batch that another process had intended."""
+        self.done += len(self.unsettled) - len(undone)
+        self.unsettled = ()
         self._append({"undone": undone})
 
     def fail(self, failures: Sequence[Failure]) -> None:

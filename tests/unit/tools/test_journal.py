@@ -67,7 +67,7 @@ def test_it_goes_on_after_a_line_that_was_cut_off(directory: Path) -> None:
 
 def test_a_batch_that_another_process_intended_is_settled(directory: Path) -> None:
     with Journal.resume(directory, TREE) as journal:
-        journal.settle_read(read(directory / NAME).unsettled, [0])
+        journal.settle_read([0])
         assert journal.done == 3
     assert [moved.path for moved in moves(directory / NAME)] == ["d/f1", "d/f3", "d/f4"]
 

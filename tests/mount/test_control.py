@@ -237,6 +237,7 @@ def test_a_tree_that_was_replaced_under_its_mount(mounted: Mount) -> None:
 def test_an_unmount_does_not_wait_for_clients(mounted: Mount) -> None:
     with connect(mounted):
         mounted.unmount()
+        assert not mounted.path.is_mount()
 
 
 def test_a_stranger_is_refused(mounted: Mount) -> None:

@@ -298,7 +298,8 @@ def test_another_content_type(content_type: str) -> None:
 
 
 def test_content_type_with_a_parameter() -> None:
-    parse_request("TrentService.ListKeys", "Application/X-Amz-Json-1.1; charset=utf-8", b"{}")
+    call = parse_request("TrentService.ListKeys", "Application/X-Amz-Json-1.1; charset=utf-8", b"{}")
+    assert call == parse_request("TrentService.ListKeys", "application/x-amz-json-1.1", b"{}")
 
 
 GRANT = {"KeyId": KEY, "GranteePrincipal": "arn:aws:iam::111122223333:root", "Operations": ["Decrypt"]}

@@ -170,7 +170,8 @@ async def test_opening_does_not_wait_for_the_whole_pool(posix: Posix) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(open_b)
-        await trio.testing.wait_all_tasks_blocked()
+        while not posix.tree.file_keys._lane.statistics().tasks_waiting:
+            await trio.lowlevel.checkpoint()
         let_go(posix)
     assert keystore.unwrapped_as <= 3
 

@@ -2,9 +2,15 @@
 
 from typing import Final
 
+from kmsfs.format.context import EncodedContext
 from kmsfs.ids import DirId, FileId, TreeId
 
 FILE_ID_PAIR: Final = "kmsfs:file-id"  # the pair of an encryption context that names the file
+_TREE_ID_PAIR: Final = "kmsfs:tree-id"
+_BEFORE_FILE_ID: Final = (
+    b"\x00\x00\x00\x02\x00\x00\x00\x0dkmsfs:file-id\x00\x00\x00\x40"  # context.py says how
+)
+_BEFORE_TREE_ID: Final = b"\x00\x00\x00\x0dkmsfs:tree-id\x00\x00\x00\x20"
 
 
 def chunk_prefix(file_id: FileId, suite: int, chunk_size: int) -> bytes:
@@ -27,16 +33,20 @@ def xattr(owner: bytes, nonce: bytes) -> list[bytes]:
     return [b"kmsfs1 xattr", owner, nonce]
 
 
-def file_context(tree_id: TreeId, file_id: FileId) -> dict[str, str]:
+def file_context(tree_id: TreeId, file_id: FileId) -> EncodedContext:
     """Encryption context of a file's wrapped data key."""
-    return {"kmsfs:tree-id": tree_id.hex(), FILE_ID_PAIR: file_id.hex()}
+    tree, file = tree_id.hex(), file_id.hex()
+    assert len(tree) == 32 and len(file) == 64  # noqa: S101, PT018 - of ids that were parsed or made
+    context = EncodedContext({_TREE_ID_PAIR: tree, FILE_ID_PAIR: file})
+    context.encoded = b"".join((_BEFORE_FILE_ID, file.encode(), _BEFORE_TREE_ID, tree.encode()))
+    return context
 
 
 def files_context(tree_id: TreeId) -> dict[str, str]:
     """What the encryption contexts of all files of a tree share."""
-    return {"kmsfs:tree-id": tree_id.hex()}
+    return {_TREE_ID_PAIR: tree_id.hex()}
 
 
 def tree_context(tree_id: TreeId) -> dict[str, str]:
     """Encryption context of the wrapped tree key."""
-    return {"kmsfs:tree-id": tree_id.hex(), "kmsfs:purpose": "tree-key"}
+    return {_TREE_ID_PAIR: tree_id.hex(), "kmsfs:purpose": "tree-key"}

@@ -3,6 +3,7 @@
 from testkit.golden import CHILD_ID, FILE_ID, ROOT_ID, TREE_ID, fixed
 
 from kmsfs.format import aad
+from kmsfs.format.context import encode_context
 from kmsfs.ids import FileId
 
 
@@ -36,3 +37,10 @@ def test_encryption_contexts_name_the_tree_and_the_purpose() -> None:
         "kmsfs:file-id": FILE_ID.hex(),
     }
     assert aad.tree_context(TREE_ID) == {"kmsfs:tree-id": TREE_ID.hex(), "kmsfs:purpose": "tree-key"}
+
+
+def test_the_encoding_that_comes_with_a_files_context_is_the_canonical_one() -> None:
+    for file_id in (FILE_ID, FileId(bytes(32)), FileId(b"\xff" * 32)):
+        context = aad.file_context(TREE_ID, file_id)
+        assert encode_context(context) == encode_context(dict(context))
+        assert dict(context) == {"kmsfs:tree-id": TREE_ID.hex(), "kmsfs:file-id": file_id.hex()}

@@ -2,14 +2,19 @@
 
 import hmac
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+if TYPE_CHECKING:
+    from _hashlib import HASH
+
 _BLOCK_SIZE: Final = 64
 _INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
+
+BegunHmac: TypeAlias = "tuple[HASH, HASH]"
 
 
 def hkdf_sha512(key: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
@@ -26,21 +31,13 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
     return sha256(outer + sha256(inner + message).digest()).digest()
 
 
-class HmacKey:
-    """A key of HMAC-SHA-256 with the work done that does not depend on the message."""
+def begin_hmac(key: bytes) -> BegunHmac:
+    """Return the inner and the outer hash of one HMAC-SHA-256, up to where the message comes.
 
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, key: bytes) -> None:
-        inner, outer = _hmac_blocks(key)
-        self._inner, self._outer = sha256(inner), sha256(outer)
-
-    def tag(self, message: bytes) -> bytes:
-        """Return the 32-byte tag: that of ``hmac_sha256``."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        return outer.digest()
+    The inner hash is updated with the message, the outer one with the inner's digest; its digest is the tag.
+    """
+    inner, outer = _hmac_blocks(key)
+    return sha256(inner), sha256(outer)
 
 
 def _hmac_blocks(key: bytes) -> tuple[bytes, bytes]:

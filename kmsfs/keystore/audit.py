@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from kmsfs.crypto.kdf import HmacKey, equal
+from kmsfs.crypto.kdf import BegunHmac, begin_hmac, equal
 from kmsfs.errors import IntegrityError
 from kmsfs.ids import KeyArn, Region
 
@@ -75,14 +75,15 @@ class Segment:
 class Chain:
     """Where a segment's chain stands: the keys of the records to come, and the last record's MAC."""
 
-    __slots__ = ("_ahead", "_key", "_next_mac", "mac", "records", "size")
+    __slots__ = ("_ahead", "_key", "_keys", "_next_mac", "mac", "records", "size")
 
     def __init__(self, first_key: bytes, at: Checkpoint = Checkpoint()) -> None:
         self._key = first_key
         for _ in range(at.records):
             self._key = _next_key(self._key)
         self.records, self.size, self.mac = at.records, at.size, at.mac
-        self._ahead: list[HmacKey] = []  # of the next records' keys, the first one last; _key follows these
+        self._keys: list[bytes] = []  # of the next records, the first one last; _key follows these
+        self._ahead: list[BegunHmac] = []  # the same made ready; without the first one once ``line`` used it
         self._next_mac = START_MAC
 
     @property
@@ -92,14 +93,18 @@ class Chain:
 
     def line(self, body: bytes) -> bytes:
         """Return the record of ``body``. The chain stays where it is until ``advance``."""
-        if not self._ahead:
+        if not self._keys:
             self._look_ahead()
-        mac = self._next_mac = self._ahead[-1].tag(self.mac + body)
+        ready = len(self._ahead) == len(self._keys)
+        inner, outer = self._ahead.pop() if ready else begin_hmac(self._keys[-1])
+        inner.update(self.mac + body)
+        outer.update(inner.digest())
+        mac = self._next_mac = outer.digest()
         return body + _MAC_START + hexlify(mac) + _MAC_END
 
     def advance(self, line: bytes) -> None:
         """Go on behind what ``line`` returned last, which is written now."""
-        self._ahead.pop()
+        self._keys.pop()
         self.mac = self._next_mac
         self.records += 1
         self.size += len(line)
@@ -117,9 +122,10 @@ class Chain:
     def _look_ahead(self) -> None:
         """Work out some keys at once: between two uses of a token, it takes several times as long for each."""
         for _ in range(_AHEAD):
-            self._ahead.append(HmacKey(self._key))
+            self._keys.append(self._key)
             self._key = _next_key(self._key)
-        self._ahead.reverse()
+        self._keys.reverse()
+        self._ahead = [begin_hmac(key) for key in self._keys]
 
 
 def audit_key_id(region: Region) -> bytes:

@@ -49,6 +49,13 @@ class SegmentFile:
             raise
         chain.advance(line)
 
+    def is_torn(self) -> bool:
+        """Whether a part of a record may be left at the end of the file after all."""
+        try:
+            return os.fstat(self.fd).st_size != self.size
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Give the file to whoever writes next."""
         os.close(self.fd)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Final
@@ -104,22 +105,30 @@ class AuditLog:
         """Write one record. Raises AuditUnavailableError, and what opening a segment raises."""
         try:
             with self._lock:
-                self._append(event)
+                segment = self._segment or self._opened()
+                segment.append(record_body(event, self._region, self._clock()))
         except OSError as error:
             raise self._refusal(error) from error
         self._failure = None
-        if time.monotonic() - self._written_up >= 2 * INTERVAL_S:
+        if segment.chain.size >= 2 * self._max_size or time.monotonic() - self._written_up >= 2 * INTERVAL_S:
             self._keep_up()
 
-    def count(self, event: Event) -> None:
-        """Add to what one record says later on, within a minute: for uses that come by the thousand."""
-        kind = (event.actor, event.action, event.key_arn, event.result, *event.context.items())
+    def count(self, event: Event, *, without: str = "") -> None:
+        """Add to what one record says later on, within a minute: for uses that come by the thousand.
+
+        ``without``: the pair of the encryption context that is left out, because it differs each time.
+        """
+        actor, action, key_arn, context, result, uses, _, _ = event
+        shared = {**context}
+        shared.pop(without, None)
+        kind = (actor, action, key_arn, result, *shared.items())
         with self._lock:
             found = self._counts.get(kind)
             if found is None:
-                self._counts[kind] = _Counted(event._replace(since=self._clock()), event.uses)
+                event = event._replace(context=shared, since=self._clock())
+                self._counts[kind] = _Counted(event, uses)
             else:
-                found.uses += event.uses
+                found.uses += uses
         if time.monotonic() - self._written_up >= 2 * INTERVAL_S:
             self._keep_up()
 
@@ -145,7 +154,10 @@ class AuditLog:
 
     # --- housekeeping ---------------------------------------------------------------------------
     def _keep_up(self) -> None:
-        """Tend the log of a process that nobody tends: a command that takes long. Never waits for who tends it."""
+        """Tend a log that nobody tends, as in a command that takes long, or not as fast as it grows.
+
+        Never waits for who tends it.
+        """
         if not self._housekeeping.acquire(blocking=False):
             return
         try:
@@ -190,30 +202,6 @@ class AuditLog:
                 self._segment.close()
             self._segment = None
 
-    def _append(self, event: Event) -> None:
-        segment = self._segment or self._opened()
-        try:
-            segment.append(record_body(event, self._region, self._clock()))
-        except OSError:
-            self._let_go_if_torn(segment)
-            raise
-        # Nobody tends this log, or it grows by megabytes a second. Never wait here for who is tending it.
-        if segment.chain.size >= 2 * self._max_size and self._housekeeping.acquire(blocking=False):
-            try:
-                self._rotate()
-            finally:
-                self._housekeeping.release()
-
-    def _let_go_if_torn(self, segment: SegmentFile) -> None:
-        """Leave a segment with a part of a record at its end to ``continued``, which cuts that off."""
-        try:
-            if os.fstat(segment.fd).st_size == segment.size:
-                return
-        except OSError:
-            pass
-        segment.close()
-        self._segment = None
-
     def _write_up(self, *, counts: bool = True) -> None:
         """See that records can be written, and write what was counted."""
         with self._lock:
@@ -226,7 +214,8 @@ class AuditLog:
 
     def _write_counts(self) -> None:
         for kind, found in list(self._counts.items()):
-            self._append(found.event._replace(uses=found.uses))
+            event = found.event._replace(uses=found.uses)
+            self._opened().append(record_body(event, self._region, self._clock()))
             del self._counts[kind]
 
     def _sync(self) -> None:
@@ -259,6 +248,10 @@ class AuditLog:
 
     def _note_failure(self, error: OSError | KmsfsError) -> None:
         self._failure, self._failed_at = error, time.monotonic()
+        with self._lock:
+            if self._segment is not None and self._segment.is_torn():
+                self._segment.close()  # who goes on with it cuts off what is there of a record
+                self._segment = None
 
     # --- segments -------------------------------------------------------------------------------
     def _opened(self) -> SegmentFile:
@@ -353,13 +346,8 @@ class Counting:
     """A log (port ``AuditSink``) for the uses that opening files makes: counted, and recorded without the file."""
 
     def __init__(self, log: AuditLog) -> None:
-        self._log = log
         self.itself = log.itself
-
-    def record(self, event: Event) -> None:
-        """Count one use."""
-        context = {name: value for name, value in event.context.items() if name != FILE_ID_PAIR}
-        self._log.count(event._replace(context=context))
+        self.record = partial(log.count, without=FILE_ID_PAIR)
 
 
 def _reason(error: OSError | KmsfsError) -> str:

@@ -2,26 +2,33 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kmsfs.errors import KmsfsError
 from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import ROOT
-from kmsfs.keystore.audit import Actor, Event
-from kmsfs.keystore.audit_log import AuditLog, Counting, acting_for
+from kmsfs.keystore.audit import DONE, Actor, Event
+from kmsfs.keystore.audit_log import AuditLog, Counting, acting, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
+from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
-from kmsfs.keystore.recording import Permit, Recording
+from kmsfs.keystore.recording import Permit, Recording, Refusal, record_failure
 from kmsfs.keystore.region import RegionService
+
+if TYPE_CHECKING:
+    from kmsfs.keystore.ports import AuditSink
 
 ITSELF: Final = "kmsfs"  # on whose behalf the keystore does what is due, whoever's request comes just then
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+_new = tuple.__new__  # what a named tuple's constructor, a function of Python, calls
 
 
 class Audits:
@@ -34,18 +41,18 @@ class Audits:
         self._principal = principal
         self._permit = permit
         self._logs: dict[str, AuditLog] = {}
+        self._countings: dict[str, Counting] = {}
         #: One use of a key: (service, action, key_id, context). A key that is known only inside is set there.
         self.use = partial(Recording, self._logs.__getitem__, permit)
-        #: One of the many uses that opening files makes: see ``Counting``.
-        self.counted_use = partial(Recording, lambda region: Counting(self._logs[region]), permit)
 
     def add(self, service: RegionService) -> None:
         """Take up a region; nothing is opened before something is to be recorded."""
         region = service.config.region
         directory = audit_path(self._home, region)
-        self._logs[region] = AuditLog(
+        log = self._logs[region] = AuditLog(
             directory, service.config, service.hsm, service.ledger, self._via, principal=self._principal
         )
+        self._countings[region] = Counting(log)
         service.lifecycle.on_event = partial(self._note, service)
 
     def _note(self, service: RegionService, action: str, key_id: KeyId) -> None:
@@ -58,6 +65,43 @@ class Audits:
                 pass
         except KmsfsError as error:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)
+
+    def refusal(
+        self,
+        service: RegionService,
+        action: str,
+        key_id: KeyId | None,
+        context: Mapping[str, str],
+        *,
+        counted: bool,
+    ) -> Refusal:
+        """What precedes ``recorded``."""
+        sinks = self._countings if counted else self._logs
+        return Refusal(sinks.__getitem__, self._permit, service, action, key_id, context)
+
+    def recorded(
+        self,
+        service: RegionService,
+        counted: bool,
+        action: str,
+        arn: KeyArn,
+        context: Mapping[str, str],
+        use: Callable[..., T],
+        *arguments: object,
+    ) -> T:
+        """Return what ``use`` makes of ``arguments``: one use of a key that was admitted.
+
+        ``counted``: one of the many that opening files makes, see ``Counting``.
+        """
+        sink: AuditSink = (self._countings if counted else self._logs)[service.config.region]
+        actor = acting.get(sink.itself)
+        try:
+            answer = use(*arguments)
+        except BaseException as error:
+            record_failure(sink, Event(actor, action, arn, context, type(error).__name__))
+            raise
+        sink.record(_new(Event, (actor, action, arn, context, DONE, 1, NOTHING, None)))
+        return answer
 
     def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
         """One change of a key or alias. It is not begun if it could not be recorded."""
@@ -101,6 +145,7 @@ class Audits:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
+        self._countings.clear()
 
 
 def shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:

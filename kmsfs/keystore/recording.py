@@ -21,7 +21,6 @@ from kmsfs.keystore.region import RegionService
 Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
 
 log = logging.getLogger(__name__)
-_new = tuple.__new__  # what a named tuple's constructor, a function of Python, calls
 
 
 class Recording:
@@ -71,17 +70,35 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        sink = self._sink
-        actor = acting.get(sink.itself)
         result = DONE if kind is None else kind.__name__
-        try:
-            sink.record(
-                _new(
-                    Event,
-                    (actor, self._action, self.key_arn, self.context, result, self.uses, self.details, None),
-                )
-            )
-        except KmsfsError as unrecorded:
-            if kind is None:
-                raise
-            log.info("%s was refused (%s) and could not be recorded: %s", self._action, result, unrecorded)
+        event = Event(
+            acting.get(self._sink.itself),
+            self._action,
+            self.key_arn,
+            self.context,
+            result,
+            self.uses,
+            self.details,
+        )
+        if kind is None:
+            self._sink.record(event)
+        else:
+            record_failure(self._sink, event)
+
+
+class Refusal(Recording):
+    """What precedes a use: recorded if the use is refused here, else left to the record of the use itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            super().__exit__(kind, error, trace)
+
+
+def record_failure(sink: AuditSink, event: Event) -> None:
+    """Record a use that failed, if that is possible: its own error is what the caller gets."""
+    try:
+        sink.record(event)
+    except KmsfsError as error:
+        log.info("%s was refused (%s) and could not be recorded: %s", event.action, event.result, error)

@@ -37,7 +37,6 @@ from kmsfs.keystore.wrapping import open_blob, seal
 # Members of enumerations that each use asks for: looking one up costs as much as a call.
 _HSM_GCM = Suite.HSM_GCM
 _OWNED = KeyManager.OWNED
-_DECRYPT = Operation.DECRYPT
 MANAGED_ALIAS = "alias/aws/kmsfs"
 MANAGED_DESCRIPTION = "Default key that protects trees when no other key is named"
 
@@ -96,13 +95,16 @@ class RegionService:
         self._small_call()
 
     # --- use ------------------------------------------------------------------------------------
+    def current(self, key_id: KeyId, operation: Operation) -> MaterialEntry:
+        """Return what the key encrypts with now, or raise what refuses this use of it."""
+        snapshot = self.ledger.latest or self.ledger.reload()
+        return snapshot.materials[self.require_use(snapshot.shown_key(key_id), operation)]
+
     def seal(
-        self, key: KeyMetadata, operation: Operation, plaintext: bytes, context: bytes
+        self, entry: MaterialEntry, operation: Operation, plaintext: bytes, context: bytes
     ) -> tuple[bytes, KeyArn, MaterialId]:
-        """Return the blob of ``plaintext`` under the key's current material, and what that is."""
-        material_id = self.require_use(key, operation)
-        entry = (self.ledger.latest or self.ledger.reload()).materials[material_id]
-        suite = entry.material.suite
+        """Return the blob of ``plaintext`` under what ``current`` returned, and what that is."""
+        key, material_id, suite = entry.key, entry.material.material_id, entry.material.suite
         try:
             if suite is _HSM_GCM:
                 self._counters[material_id].take()
@@ -114,7 +116,8 @@ class RegionService:
         except HsmError as error:
             self.nearness.note(error)
             raise
-        return self.seal(self._rotated(key), operation, plaintext, context)
+        rotated = self._rotated(key)
+        return self.seal(self.current(rotated.key_id, operation), operation, plaintext, context)
 
     def _rotated(self, key: KeyMetadata) -> KeyMetadata:
         try:
@@ -139,8 +142,7 @@ class RegionService:
         return entry
 
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
-        """Return the plaintext of a blob that names that material."""
-        self.require_use(entry.key, _DECRYPT)
+        """Return the plaintext of a blob that names that material, of a key that may be used."""
         try:
             return open_blob(self.hsm, entry, blob, context)
         except IntegrityError:

@@ -145,7 +145,10 @@ class Regions:
 
     def _locate(self, ref: str, region: str | None) -> tuple[RegionService, KeyId]:
         named = find_reference(ref)
-        service = self._fresh_service(self._region_for(named, ref, region))
+        where: str | None = named.region
+        if where is None or region not in (None, where):
+            where = self._region_for(named, ref, region)
+        service = self._fresh_service(where)
         if named.account is not None and named.account != service.config.account:
             raise KeyNotFoundError(f"{ref} is of another account", hint="kmsfs key list shows the keys")
         if named.key_id is not None:

@@ -70,6 +70,10 @@ class Snapshot:
     next_due: float  # when the first rotation or deletion is due
     #: What is allowed while these are the metadata, as (name, action, key id): see ``require_standing``.
     standing: set[tuple[str, str, KeyId]] = field(default_factory=set, repr=False, compare=False)
+    #: What uses were admitted to for as long, by action and key or material: see ``KeyUse``.
+    admitted: dict[tuple[str, KeyId | MaterialId], MaterialEntry] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def key(self, key_id: KeyId) -> KeyMetadata:
         """Return the CMK or raise KeyNotFoundError."""

@@ -14,6 +14,7 @@ from kmsfs.keystore.model import KeyManager
 from kmsfs.keystore.policy.grants import Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.snapshot import Snapshot
 
 SERVER: Final = "server"  # it decides about each request by itself
 _DIRECT: Final = frozenset({"cli", SERVER})
@@ -35,10 +36,14 @@ class Standing:
         """Return who asks in that region."""
         return Caller(self.name, self._circumstances(region))
 
+    def holds(self, snapshot: Snapshot, action: str, key_id: KeyId) -> bool:
+        """Whether ``require`` has nothing to ask while the metadata are these."""
+        return not self.asks or (self.name, action, key_id) in snapshot.standing
+
     def require(self, service: RegionService, action: str, pairs: Pairs, key_id: KeyId) -> None:
         """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is there for people."""
         snapshot = service.ledger.latest or service.ledger.reload()
-        if (self.name, action, key_id) in snapshot.standing or not self.asks:
+        if self.holds(snapshot, action, key_id):
             return
         key = snapshot.keys.get(key_id)
         if key is None or key.manager is KeyManager.OWNED:

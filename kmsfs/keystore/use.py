@@ -6,37 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.crypto.kdf import equal
 from kmsfs.errors import (
-    FormatError,
-    IncorrectKeyError,
     InvalidCiphertextError,
     InvalidMacError,
     InvalidRequestError,
-    KeyNotFoundError,
     KmsfsError,
-    RegionNotFoundError,
     UnknownMaterialError,
 )
-from kmsfs.format.blob import MAX_PLAINTEXT_SIZE, Blob, parse_blob
-from kmsfs.format.context import encode_context
-from kmsfs.ids import KeyId
+from kmsfs.format.blob import MAX_PLAINTEXT_SIZE
+from kmsfs.ids import KeyArn, KeyId, MaterialId
+from kmsfs.keystore.admission import Admission, encoded, parsed, read
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
-from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
-from kmsfs.keystore.snapshot import MaterialEntry
-from kmsfs.keystore.stand_ins import MULTI_REGION_MARK, StandIns
 from kmsfs.keystore.transitions import Operation
 
 MAX_DATA_KEY_SIZE = 1024
 _ENCRYPT = Operation.ENCRYPT
 _GENERATE = Operation.GENERATE_DATA_KEY
+_DECRYPT = Operation.DECRYPT
 _new = tuple.__new__  # what the constructor of a named tuple, a function of Python, calls
 
 
-class KeyUse(StandIns):
+class KeyUse(Admission):
     """The use of keys, by reference or by ciphertext blob."""
 
     def generate_data_key(
@@ -45,21 +39,20 @@ class KeyUse(StandIns):
         """Return ``length`` new random bytes, clear and wrapped."""
         if not 1 <= length <= MAX_DATA_KEY_SIZE:
             raise InvalidRequestError(f"data key length must be 1 to {MAX_DATA_KEY_SIZE} bytes, not {length}")
-        encoded = _encoded(context)
-        service, key_id = self._locate(ref, region)
-        with self.audits.use(service, "GenerateDataKey", key_id, context):
-            return _new_data_key(service, key_id, encoded, length)
+        plaintext = random_bytes(length)
+        sealed = self._encrypt("GenerateDataKey", _GENERATE, ref, plaintext, context, region)
+        return _new(GeneratedDataKey, (plaintext, *sealed))
 
     def generate_data_keys(
         self, key_arn: str, contexts: Sequence[Mapping[str, str]]
     ) -> list[GeneratedDataKey]:
         """Return a data key of 32 bytes for each context; one record counts them and holds what they share."""
-        encoded = [_encoded(context) for context in contexts]
+        encoded_contexts = [encoded(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[GeneratedDataKey] = []
         with self.audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
             try:
-                made += (_new_data_key(service, key_id, context, 32) for context in encoded)
+                made += (_new_data_key(service, key_id, context, 32) for context in encoded_contexts)
             finally:
                 use.uses = len(made)
         return made
@@ -72,14 +65,14 @@ class KeyUse(StandIns):
         action: str = "Encrypt",
     ) -> list[EncryptResult]:
         """Encrypt every data key in its context; recorded as ``generate_data_keys`` is."""
-        encoded = [_encoded(context) for context in contexts]
+        encoded_contexts = [encoded(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[EncryptResult] = []
         with self.audits.use(service, action, key_id, shared_pairs(contexts)) as use:
             try:
-                for data_key, context in zip(data_keys, encoded, strict=True):
-                    key = service.key(key_id)
-                    made.append(EncryptResult(*service.seal(key, Operation.ENCRYPT, data_key, context)))
+                for data_key, context in zip(data_keys, encoded_contexts, strict=True):
+                    entry = service.current(key_id, _ENCRYPT)
+                    made.append(_new(EncryptResult, service.seal(entry, _ENCRYPT, data_key, context)))
             finally:
                 use.uses = len(made)
         return made
@@ -117,11 +110,23 @@ class KeyUse(StandIns):
                 f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
                 hint="encrypt larger data under a data key: kmsfs generate-data-key",
             )
-        encoded = _encoded(context)
+        return _new(EncryptResult, self._encrypt(action, _ENCRYPT, ref, plaintext, context, region, counted))
+
+    def _encrypt(
+        self,
+        action: str,
+        operation: Operation,
+        ref: str,
+        plaintext: bytes,
+        context: Mapping[str, str],
+        region: str | None,
+        counted: bool = False,
+    ) -> tuple[bytes, KeyArn, MaterialId]:
+        encoded_context = encoded(context)
         service, key_id = self._locate(ref, region)
-        recording = self.audits.counted_use if counted else self.audits.use
-        with recording(service, action, key_id, context):
-            return _new(EncryptResult, service.seal(service.key(key_id), _ENCRYPT, plaintext, encoded))
+        entry = self._admit(service, action, key_id, context, operation, counted=counted)
+        use = service.seal, entry, operation, plaintext, encoded_context
+        return self.audits.recorded(service, counted, action, entry.key.arn, context, *use)
 
     def decrypt(
         self,
@@ -134,15 +139,11 @@ class KeyUse(StandIns):
         counted: bool = False,
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable. Recorded as ``encrypt`` is."""
-        parsed, encoded = _read(blob, context)
-        service = self._service_of_blob(parsed, region)
-        if ref is not None and region is None:
-            ref = self.serving_key(ref)
-        recording = self.audits.counted_use if counted else self.audits.use
-        with recording(service, action, None, context) as use:
-            entry = self._entry_of(service, parsed, ref, use)
-            plaintext = service.open(entry, parsed, encoded)
-            return _new(DecryptResult, (plaintext, entry.key.arn, entry.material.material_id))
+        named, encoded_context = read(blob, context)
+        service, entry = self._admit_blob(named, context, action, ref, region, counted=counted)
+        arn, use = entry.key.arn, (service.open, entry, named, encoded_context)
+        plaintext = self.audits.recorded(service, counted, action, arn, context, *use)
+        return _new(DecryptResult, (plaintext, arn, entry.material.material_id))
 
     def generate_mac(self, ref: str, message: bytes, algorithm: str, *, region: str | None = None) -> bytes:
         """Return the MAC of 1 to 4096 bytes under a MAC key; ``algorithm`` is AWS's name of the key's own."""
@@ -162,8 +163,8 @@ class KeyUse(StandIns):
 
     def key_of_blob(self, blob: bytes, *, ref: str | None = None, region: str | None = None) -> KeyMetadata:
         """Return the CMK that a blob is under, without opening it; ``ref`` as for ``decrypt``."""
-        parsed = _parsed(blob)
-        return self._entry_of(self._service_of_blob(parsed, region), parsed, ref).key
+        named = parsed(blob)
+        return self._entry_of(self._service_of_blob(named, region), named, ref).key
 
     def re_encrypt(
         self,
@@ -264,56 +265,21 @@ class KeyUse(StandIns):
         except KmsfsError:
             return None
 
-    def _service_of_blob(self, parsed: Blob, region: str | None) -> RegionService:
-        """Return the region that the request names, or else the blob: where to look, and nothing more."""
-        if region is not None:
-            return self._fresh_service(region)
-        key_arn = parsed.head.key_arn
-        try:
-            if MULTI_REGION_MARK in key_arn:
-                key_arn = self.serving_key(key_arn)
-            named = find_reference(key_arn).region
-            if named is not None:
-                return self._fresh_service(named)
-        except RegionNotFoundError as error:
-            raise KeyNotFoundError(f"key {key_arn}: {error}", hint=error.hint) from error
-        except InvalidRequestError:
-            pass
-        raise InvalidCiphertextError("ciphertext blob names no key ARN")
-
-    def _entry_of(
-        self, service: RegionService, parsed: Blob, ref: str | None, use: Recording | None = None
-    ) -> MaterialEntry:
-        """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
-        material_id = parsed.head.material_id
-        try:
-            entry = service.entry(material_id)
-        except UnknownMaterialError:
-            self._catch_up()  # another process may have made it just now
-            entry = service.entry(material_id)
-        if entry.key.primary_region is not None and parsed.head.key_arn not in entry.prefixes:
-            self._catch_up()  # another process may have replicated the key to that region
-            entry = service.entry(material_id)
-        if use is not None:
-            use.found(entry.key)
-        if ref is not None and self._locate(ref, service.config.region)[1] != entry.key.key_id:
-            raise IncorrectKeyError(
-                f"ciphertext blob is not under the key {ref}", hint=f"it is under {entry.key.arn}"
-            )
-        return entry
-
 
 def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
     plaintext = random_bytes(length)
-    sealed = service.seal(service.key(key_id), _GENERATE, plaintext, context)
+    sealed = service.seal(service.current(key_id, _GENERATE), _GENERATE, plaintext, context)
     return _new(GeneratedDataKey, (plaintext, *sealed))
 
 
 def _opened(service: RegionService, key_id: KeyId, blob: bytes, context: Mapping[str, str]) -> bytes | None:
     try:
-        parsed, encoded = _read(blob, context)
-        entry = service.entry(parsed.head.material_id)
-        return service.open(entry, parsed, encoded) if entry.key.key_id == key_id else None
+        named, encoded_context = read(blob, context)
+        entry = service.entry(named.head.material_id)
+        if entry.key.key_id != key_id:
+            return None
+        service.require_use(entry.key, _DECRYPT)
+        return service.open(entry, named, encoded_context)
     except (InvalidCiphertextError, UnknownMaterialError):
         return None
 
@@ -324,24 +290,3 @@ def _mac(
     if not 1 <= len(message) <= MAX_PLAINTEXT_SIZE:
         raise InvalidRequestError(f"message must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(message)}")
     return service.mac(service.key(key_id), operation, algorithm, message)
-
-
-def _read(blob: bytes, context: Mapping[str, str]) -> tuple[Blob, bytes]:
-    try:
-        return parse_blob(blob), encode_context(context)
-    except FormatError:
-        return _parsed(blob), _encoded(context)  # says which of the two it is
-
-
-def _parsed(blob: bytes) -> Blob:
-    try:
-        return parse_blob(blob)
-    except FormatError as error:
-        raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
-
-
-def _encoded(context: Mapping[str, str]) -> bytes:
-    try:
-        return encode_context(context)
-    except FormatError as error:
-        raise InvalidRequestError(str(error)) from error

@@ -358,7 +358,8 @@ def test_a_key_that_was_rotated_elsewhere_is_not_rotated_again(timed: Keystore, 
 def test_an_owned_key_is_there_for_nobody(timed: Keystore) -> None:
     service = timed._service(US)
     owned = service.lifecycle.create("", None, KeyManager.OWNED)
-    blob, _, _ = service.seal(owned, Operation.ENCRYPT, b"own", encode_context({}))
+    (entry,) = (found for found in service.snapshot.materials.values() if found.key == owned)
+    blob, _, _ = service.seal(entry, Operation.ENCRYPT, b"own", encode_context({}))
     for use in (
         lambda: timed.encrypt(owned.arn, b"x", {}),
         lambda: timed.decrypt(blob, {}),

@@ -183,6 +183,8 @@ def test_material_expires(timed: Keystore, key: KeyMetadata, clock: Clock) -> No
     blob = timed.encrypt(key.arn, b"x", {}).blob
     shown = timed.describe_key(key.arn).to_aws()
     assert (shown["ExpirationModel"], shown["ValidTo"]) == ("KEY_MATERIAL_EXPIRES", until)
+    for _ in range(2):
+        assert timed.decrypt(blob, {}).plaintext == b"x"
     clock.time = until
     for use in (
         lambda: timed.encrypt(key.arn, b"x", {}),

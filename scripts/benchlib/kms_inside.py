@@ -1,11 +1,16 @@
 """The keystore's own calls beside what they cannot do without: the module's, by python-pkcs11's public methods.
 
-Raw is what an application without a keystore would call: the same key, plaintext, sizes of IV and AAD, under the
-module's lock, which a process with threads must hold; for suite 2 the host's AES-GCM belongs to it. Two ways to
-compare, because they differ. "in turn": one call of each, again and again, so that the module's too comes after other
-work, as in any program. "in loops": many calls of one, then of the other, so that the module has the processor's
-caches to itself. What mounts' pools and migrations do, many keys in one call, is compared with as many calls of the
-module. Warmed up first, like a process that stays: the blocks in which uses are reserved have full size.
+Raw is what an application without a keystore would call: the same key, plaintexts and ciphertexts, sizes of IV and AAD,
+a new IV for each encryption, under the module's lock, which a process with threads must hold; for suite 2 the host's
+AES-GCM belongs to it. Two ways to compare, because they differ. "in turn": one call of each, again and again, so that
+the module's too comes after other work, as in any program. "in loops": many calls of one, then of the other, so that
+the module has the processor's caches to itself. Warmed up first, like a process that stays: the blocks in which uses
+are reserved have full size.
+
+What a process does with keys by itself has rows of its own: a mount that opens a file (``unwrap``) or moves one to
+another zone (``rewrap``), which are counted for the audit log; the pools of mounts, and migrations, which take many
+keys in one call and one record. Each file has a context of its own, made in the call, as there. The other rows are
+single calls, for each of which a record is on disk before it returns: what the server does for a request.
 """
 
 import time
@@ -21,10 +26,13 @@ from pkcs11.mechanisms import GCMParams
 
 from benchlib.results import Comparison
 from kmsfs.crypto.aead import gcm_open, gcm_seal
-from kmsfs.crypto.entropy import NONCE_SIZE
+from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
+from kmsfs.format.aad import file_context
 from kmsfs.format.blob import Suite
-from kmsfs.format.context import encode_context
+from kmsfs.format.context import EncodedContext, encode_context
+from kmsfs.ids import FileId, TreeId
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
+from kmsfs.keystore.pool import FILE_ID_SIZE
 from kmsfs.keystore.service import Keystore
 from kmsfs.keystore.wrapping import kdf_input
 
@@ -32,9 +40,10 @@ BUDGET = 0.7
 CALLS = 2_048
 BATCH = 32  # data keys in one call
 WARM_UP = 25_000
-DISTINCT_BLOBS = 500
+DISTINCT = 500  # files, blobs
 REGIONS = {"eu-west-1": Suite.HSM_GCM, "eu-west-2": Suite.HSM_KDF}
-CONTEXT = {"purpose": "bench"}
+TREE = TreeId(bytes(16))
+CONTEXT = dict(file_context(TREE, FileId(bytes(FILE_ID_SIZE))))  # as long as any file's
 PLAIN = bytes(32)
 
 Call = Callable[[], object]
@@ -70,19 +79,37 @@ def _compare_suite(keystore: Keystore, region: str, suite: Suite, rounds: int) -
 def _calls(keystore: Keystore, region: str, arn: str) -> Iterator[tuple[str, Call, Call, int]]:
     """Yield each use: its name, our call, the module's, and how many data keys one of them is for."""
     seal, unseal = module_calls(keystore, region)
-    blobs = cycle([keystore.encrypt(arn, PLAIN, CONTEXT).blob for _ in range(DISTINCT_BLOBS)])
+    ids = [FileId(random_bytes(FILE_ID_SIZE)) for _ in range(DISTINCT)]
+    files = cycle([(file_id, keystore.rewrap(arn, PLAIN, _context(file_id)).blob) for file_id in ids])
+
+    def unwrap() -> bytes:
+        file_id, blob = next(files)
+        return keystore.unwrap(blob, _context(file_id), ref=arn)
+
+    yield "unwrap", unwrap, unseal, 1
+    yield "rewrap", lambda: keystore.rewrap(arn, PLAIN, _context(next(files)[0])), seal, 1
+
+    def contexts() -> list[EncodedContext]:
+        return [_context(file_id) for file_id, _ in islice(files, BATCH)]
+
+    def unwrap_many() -> list[bytes | None]:
+        some = list(islice(files, BATCH))
+        blobs = [blob for _, blob in some]
+        return keystore.unwrap_data_keys(arn, blobs, [_context(file_id) for file_id, _ in some])
+
+    seals, unseals, keys = _repeated(seal), _repeated(unseal), [PLAIN] * BATCH
+    yield "unwrap_data_keys", unwrap_many, unseals, BATCH
+    yield "wrap_data_keys", lambda: keystore.wrap_data_keys(arn, keys, contexts()), seals, BATCH
+    yield "generate_data_keys", lambda: keystore.generate_data_keys(arn, contexts()), seals, BATCH
+
+    blobs = cycle([keystore.encrypt(arn, PLAIN, CONTEXT).blob for _ in range(DISTINCT)])
     yield "Decrypt", lambda: keystore.decrypt(next(blobs), CONTEXT), unseal, 1
     yield "Encrypt", lambda: keystore.encrypt(arn, PLAIN, CONTEXT), seal, 1
     yield "GenerateDataKey", lambda: keystore.generate_data_key(arn, CONTEXT), seal, 1
 
-    def batch() -> list[bytes]:
-        return list(islice(blobs, BATCH))
 
-    keys, contexts = [PLAIN] * BATCH, [CONTEXT] * BATCH
-    seals, unseals = _repeated(seal), _repeated(unseal)
-    yield "unwrap_data_keys", lambda: keystore.unwrap_data_keys(arn, batch(), contexts), unseals, BATCH
-    yield "wrap_data_keys", lambda: keystore.wrap_data_keys(arn, keys, contexts), seals, BATCH
-    yield "generate_data_keys", lambda: keystore.generate_data_keys(arn, contexts), seals, BATCH
+def _context(file_id: FileId) -> EncodedContext:
+    return file_context(TREE, file_id)
 
 
 def _repeated(call: Call) -> Call:
@@ -98,22 +125,25 @@ def module_calls(keystore: Keystore, region: str) -> tuple[Call, Call]:
     service = keystore._service(region)
     (entry,) = service.snapshot.materials.values()
     key, lock = service.hsm._keys[entry.material.material_id], service.hsm._module.lock
-    nonce = bytes(entry.material.suite.nonce_size)
+    head, context = entry.prefixes[entry.key.arn], encode_context(CONTEXT)
 
-    def gcm(use: Callable[..., bytes], data: bytes) -> bytes:
+    def gcm(use: Callable[..., bytes], nonce: bytes, data: bytes) -> bytes:
+        param = GCMParams(nonce, head + nonce + context, 128)
         with lock:
-            return use(data, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(nonce, aad, 128))
+            return use(data, mechanism=Mechanism.AES_GCM, mechanism_param=param)
 
-    def derived() -> bytes:
+    def derived(use: Callable[..., bytes], nonce: bytes, data: bytes) -> bytes:
         with lock:
-            return key.sign(kdf_input(entry.key.arn, nonce), mechanism=Mechanism.SHA256_HMAC)
+            one_time = key.sign(kdf_input(entry.key.arn, nonce), mechanism=Mechanism.SHA256_HMAC)
+        return use(one_time, nonce[-NONCE_SIZE:], data, head + nonce + context)
 
-    aad = entry.prefixes[entry.key.arn] + nonce + encode_context(CONTEXT)
     if entry.material.suite is Suite.HSM_KDF:
-        iv = nonce[-NONCE_SIZE:]
-        sealed = gcm_seal(derived(), iv, PLAIN, aad)
-        return lambda: gcm_seal(derived(), iv, PLAIN, aad), lambda: gcm_open(derived(), iv, sealed, aad)
-    return partial(gcm, key.encrypt, PLAIN), partial(gcm, key.decrypt, gcm(key.encrypt, PLAIN))
+        encrypt, decrypt = partial(derived, gcm_seal), partial(derived, gcm_open)
+    else:
+        encrypt, decrypt = partial(gcm, key.encrypt), partial(gcm, key.decrypt)
+    nonces = [random_bytes(entry.material.suite.nonce_size) for _ in range(DISTINCT)]
+    sealed = cycle([(nonce, encrypt(nonce, PLAIN)) for nonce in nonces])
+    return lambda: encrypt(random_bytes(len(nonces[0])), PLAIN), lambda: decrypt(*next(sealed))
 
 
 def _in_turn(ours: Call, raw: Call, count: int) -> tuple[float, float]:

@@ -39,7 +39,7 @@ class Admission(StandIns):
         *,
         counted: bool = False,
     ) -> MaterialEntry:
-        """Return what a key encrypts with now, if this use of it is allowed."""
+        """Return what a key encrypts with now, if this use of it is allowed; one action is always one operation."""
         entry = (service.ledger.latest or service.ledger.reload()).admitted.get((action, key_id))
         if entry is None:
             with self.audits.refusal(service, action, key_id, context, counted=counted):
@@ -82,11 +82,11 @@ class Admission(StandIns):
         ):
             snapshot.admitted[action, by] = entry
 
-    def _service_of_blob(self, parsed: Blob, region: str | None) -> RegionService:
+    def _service_of_blob(self, blob: Blob, region: str | None) -> RegionService:
         """Return the region that the request names, or else the blob: where to look, and nothing more."""
         if region is not None:
             return self._fresh_service(region)
-        key_arn = parsed.head.key_arn
+        key_arn = blob.head.key_arn
         try:
             if MULTI_REGION_MARK in key_arn:
                 key_arn = self.serving_key(key_arn)
@@ -100,16 +100,16 @@ class Admission(StandIns):
         raise InvalidCiphertextError("ciphertext blob names no key ARN")
 
     def _entry_of(
-        self, service: RegionService, parsed: Blob, ref: str | None, use: Recording | None = None
+        self, service: RegionService, blob: Blob, ref: str | None, use: Recording | None = None
     ) -> MaterialEntry:
         """Return what a blob is under; ``use`` learns of the key before it can turn out to be the wrong one."""
-        material_id = parsed.head.material_id
+        material_id = blob.head.material_id
         try:
             entry = service.entry(material_id)
         except UnknownMaterialError:
             self._catch_up()  # another process may have made it just now
             entry = service.entry(material_id)
-        if entry.key.primary_region is not None and parsed.head.key_arn not in entry.prefixes:
+        if entry.key.primary_region is not None and blob.head.key_arn not in entry.prefixes:
             self._catch_up()  # another process may have replicated the key to that region
             entry = service.entry(material_id)
         if use is not None:
@@ -121,15 +121,15 @@ class Admission(StandIns):
         return entry
 
 
-def read(blob: bytes, context: Mapping[str, str]) -> tuple[Blob, bytes]:
+def checked(blob: bytes, context: Mapping[str, str]) -> tuple[Blob, bytes]:
     """Parse a blob and encode its context, or raise InvalidCiphertextError or InvalidRequestError."""
     try:
         return parse_blob(blob), encode_context(context)
     except FormatError:
-        return parsed(blob), encoded(context)  # says which of the two it is
+        return checked_blob(blob), checked_context(context)  # says which of the two it is
 
 
-def parsed(blob: bytes) -> Blob:
+def checked_blob(blob: bytes) -> Blob:
     """Parse a blob or raise InvalidCiphertextError."""
     try:
         return parse_blob(blob)
@@ -137,7 +137,7 @@ def parsed(blob: bytes) -> Blob:
         raise InvalidCiphertextError(f"ciphertext blob: {error}") from error
 
 
-def encoded(context: Mapping[str, str]) -> bytes:
+def checked_context(context: Mapping[str, str]) -> bytes:
     """Encode a context or raise InvalidRequestError."""
     try:
         return encode_context(context)

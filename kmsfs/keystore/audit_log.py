@@ -65,6 +65,14 @@ class _Counted:
     uses: int
 
 
+@dataclass(slots=True)
+class Counting:
+    """A log (port ``AuditSink``) whose records are counts."""
+
+    itself: Actor
+    record: Callable[[Event], None]
+
+
 class AuditLog:
     """The log of one region (port ``AuditSink``). Thread-safe."""
 
@@ -84,7 +92,7 @@ class AuditLog:
         self._region = config.region
         self._hsm = hsm
         self._ledger = ledger
-        self._max_size = max_segment_size
+        self._max_size = self._full = max_segment_size
         self._clock = clock
         self.itself = Actor(principal_arn(config.account, principal), os.getuid(), via)
         self._housekeeping = RLock()  # taken before the next one, or without waiting
@@ -94,6 +102,8 @@ class AuditLog:
         self._failure: OSError | KmsfsError | None = None
         self._failed_at = 0.0
         self._written_up = time.monotonic()  # when counts and checkpoint were last written
+        #: For the uses that opening files makes: counted, and recorded without the file.
+        self.counting = Counting(self.itself, partial(self.count, without=FILE_ID_PAIR))
 
     @property
     def actor(self) -> Actor:
@@ -103,24 +113,27 @@ class AuditLog:
     # --- recording ------------------------------------------------------------------------------
     def record(self, event: Event) -> None:
         """Write one record. Raises AuditUnavailableError, and what opening a segment raises."""
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 segment = self._segment or self._opened()
                 segment.append(record_body(event, self._region, self._clock()))
-        except OSError as error:
-            raise self._refusal(error) from error
+            except OSError as error:
+                self._let_go_if_torn()
+                raise self._refusal(error) from error
         self._failure = None
-        if segment.chain.size >= 2 * self._max_size or time.monotonic() - self._written_up >= 2 * INTERVAL_S:
+        overgrown = segment.chain.size >= self._full + self._max_size
+        if overgrown or time.monotonic() - self._written_up >= 2 * INTERVAL_S:
             self._keep_up()
 
-    def count(self, event: Event, *, without: str = "") -> None:
+    def count(self, event: Event, *, without: str | None = None) -> None:
         """Add to what one record says later on, within a minute: for uses that come by the thousand.
 
         ``without``: the pair of the encryption context that is left out, because it differs each time.
         """
         actor, action, key_arn, context, result, uses, _, _ = event
         shared = {**context}
-        shared.pop(without, None)
+        if without is not None:
+            shared.pop(without, None)
         kind = (actor, action, key_arn, result, *shared.items())
         with self._lock:
             found = self._counts.get(kind)
@@ -182,7 +195,7 @@ class AuditLog:
                 return
             try:
                 segment = self._segment
-                if segment is not None and segment.size >= self._max_size:
+                if segment is not None and segment.size >= self._full:
                     self._rotate()
                 elif segment is not None and due:
                     self._put_checkpoint(segment)
@@ -213,10 +226,23 @@ class AuditLog:
         self._failure = None
 
     def _write_counts(self) -> None:
-        for kind, found in list(self._counts.items()):
-            event = found.event._replace(uses=found.uses)
-            self._opened().append(record_body(event, self._region, self._clock()))
-            del self._counts[kind]
+        try:
+            for kind, found in list(self._counts.items()):
+                event = found.event._replace(uses=found.uses)
+                self._opened().append(record_body(event, self._region, self._clock()))
+                del self._counts[kind]
+        except OSError:
+            self._let_go_if_torn()
+            raise
+
+    def _let_go_if_torn(self) -> None:
+        """Leave a segment with a part of a record at its end to ``continued``, which cuts that off.
+
+        Before the lock is: nobody may write behind that part.
+        """
+        if self._segment is not None and self._segment.is_torn():
+            self._segment.close()
+            self._segment = None
 
     def _sync(self) -> None:
         """fdatasync without the lock: nobody waits for the disk to record."""
@@ -248,10 +274,6 @@ class AuditLog:
 
     def _note_failure(self, error: OSError | KmsfsError) -> None:
         self._failure, self._failed_at = error, time.monotonic()
-        with self._lock:
-            if self._segment is not None and self._segment.is_torn():
-                self._segment.close()  # who goes on with it cuts off what is there of a record
-                self._segment = None
 
     # --- segments -------------------------------------------------------------------------------
     def _opened(self) -> SegmentFile:
@@ -309,9 +331,11 @@ class AuditLog:
             fresh = self._begin()
         except (OSError, KmsfsError) as error:
             log.warning("audit log of region %s: no new segment: %s", self._region, error)
+            self._full += self._max_size  # not to try it again at each record
             return
         with self._lock:
             full, self._segment = self._segment, fresh
+            self._full = self._max_size
         if full is not None:
             try:
                 self._put_checkpoint(full, closed_at=self._clock())
@@ -340,14 +364,6 @@ class AuditLog:
 
     def _first_key(self, segment_id: str) -> bytes:
         return self._hsm.hmac(audit_key_id(self._region), segment_message(self._region, segment_id))
-
-
-class Counting:
-    """A log (port ``AuditSink``) for the uses that opening files makes: counted, and recorded without the file."""
-
-    def __init__(self, log: AuditLog) -> None:
-        self.itself = log.itself
-        self.record = partial(log.count, without=FILE_ID_PAIR)
 
 
 def _reason(error: OSError | KmsfsError) -> str:

@@ -1,4 +1,4 @@
-"""The audit logs of a keystore's regions, and the one hook through which every use and change of a key goes."""
+"""The audit logs of a keystore's regions, and the hooks through which every use and change of a key goes."""
 
 import logging
 import os
@@ -11,9 +11,8 @@ from kmsfs.errors import KmsfsError
 from kmsfs.ids import KeyArn, KeyId, Region
 from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audit import DONE, Actor, Event
-from kmsfs.keystore.audit_log import AuditLog, Counting, acting, acting_for
+from kmsfs.keystore.audit_log import AuditLog, acting, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
-from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
@@ -29,10 +28,14 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 _new = tuple.__new__  # what a named tuple's constructor, a function of Python, calls
+_ONE: Final = tuple(Event._field_defaults.values())
 
 
 class Audits:
-    """One log for each region that is in use. What is done inside ``with audits.use(...)`` is recorded."""
+    """One log for each region that is in use.
+
+    What is done inside ``with audits.use(...)`` is recorded; a single use of a key by ``refusal`` and ``recorded``.
+    """
 
     def __init__(self, home: Path, via: str, principal: str = ROOT, *, permit: Permit | None = None) -> None:
         """``permit`` is asked before a key is used or changed."""
@@ -41,7 +44,6 @@ class Audits:
         self._principal = principal
         self._permit = permit
         self._logs: dict[str, AuditLog] = {}
-        self._countings: dict[str, Counting] = {}
         #: One use of a key: (service, action, key_id, context). A key that is known only inside is set there.
         self.use = partial(Recording, self._logs.__getitem__, permit)
 
@@ -49,10 +51,9 @@ class Audits:
         """Take up a region; nothing is opened before something is to be recorded."""
         region = service.config.region
         directory = audit_path(self._home, region)
-        log = self._logs[region] = AuditLog(
+        self._logs[region] = AuditLog(
             directory, service.config, service.hsm, service.ledger, self._via, principal=self._principal
         )
-        self._countings[region] = Counting(log)
         service.lifecycle.on_event = partial(self._note, service)
 
     def _note(self, service: RegionService, action: str, key_id: KeyId) -> None:
@@ -73,34 +74,36 @@ class Audits:
         key_id: KeyId | None,
         context: Mapping[str, str],
         *,
-        counted: bool,
-    ) -> Refusal:
-        """What precedes ``recorded``."""
-        sinks = self._countings if counted else self._logs
-        return Refusal(sinks.__getitem__, self._permit, service, action, key_id, context)
+        counted: bool = False,
+    ) -> Recording:
+        """The admission of a use: ``with`` it, a refusal is recorded. ``recorded`` is for the use itself."""
+        log = self._logs[service.config.region]
+        sink: AuditSink = log.counting if counted else log
+        return Refusal(lambda _: sink, self._permit, service, action, key_id, context)
 
     def recorded(
         self,
         service: RegionService,
-        counted: bool,
         action: str,
         arn: KeyArn,
         context: Mapping[str, str],
         use: Callable[..., T],
         *arguments: object,
+        counted: bool = False,
     ) -> T:
         """Return what ``use`` makes of ``arguments``: one use of a key that was admitted.
 
-        ``counted``: one of the many that opening files makes, see ``Counting``.
+        ``counted``: one of the many that opening files makes (``AuditLog.counting``).
         """
-        sink: AuditSink = (self._countings if counted else self._logs)[service.config.region]
+        log = self._logs[service.config.region]
+        sink: AuditSink = log.counting if counted else log
         actor = acting.get(sink.itself)
         try:
             answer = use(*arguments)
         except BaseException as error:
             record_failure(sink, Event(actor, action, arn, context, type(error).__name__))
             raise
-        sink.record(_new(Event, (actor, action, arn, context, DONE, 1, NOTHING, None)))
+        sink.record(_new(Event, (actor, action, arn, context, DONE, *_ONE)))
         return answer
 
     def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
@@ -145,7 +148,6 @@ class Audits:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
-        self._countings.clear()
 
 
 def shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:

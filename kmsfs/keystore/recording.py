@@ -1,4 +1,6 @@
-"""The hook between keys and the audit log: everything that uses or changes a key happens inside a ``Recording``.
+"""The hook between keys and the audit log: what uses or changes a key happens inside a ``Recording``.
+
+A single use is admitted inside one, and then recorded in the same way by ``Audits.recorded``.
 
 The record is written when the use has ended and before its answer leaves. A use that failed keeps its own error.
 """

@@ -103,7 +103,10 @@ class RegionService:
     def seal(
         self, entry: MaterialEntry, operation: Operation, plaintext: bytes, context: bytes
     ) -> tuple[bytes, KeyArn, MaterialId]:
-        """Return the blob of ``plaintext`` under what ``current`` returned, and what that is."""
+        """Return the blob of ``plaintext`` under that material or newer one, and what it is under.
+
+        Whether the key may be used is not asked: ``current`` did.
+        """
         key, material_id, suite = entry.key, entry.material.material_id, entry.material.suite
         try:
             if suite is _HSM_GCM:
@@ -142,7 +145,10 @@ class RegionService:
         return entry
 
     def open(self, entry: MaterialEntry, blob: Blob, context: bytes) -> bytes:
-        """Return the plaintext of a blob that names that material, of a key that may be used."""
+        """Return the plaintext of a blob that names that material.
+
+        Whether the key may be used is not asked: that is for ``require_use`` before.
+        """
         try:
             return open_blob(self.hsm, entry, blob, context)
         except IntegrityError:

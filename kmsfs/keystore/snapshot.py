@@ -50,7 +50,10 @@ class MaterialEntry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A region's verified metadata as of one change counter. Never changed, only replaced."""
+    """A region's verified metadata as of one change counter. Never changed, only replaced.
+
+    ``standing`` and ``admitted`` only remember what follows from the rest.
+    """
 
     region: Region
     account: str
@@ -70,7 +73,7 @@ class Snapshot:
     next_due: float  # when the first rotation or deletion is due
     #: What is allowed while these are the metadata, as (name, action, key id): see ``require_standing``.
     standing: set[tuple[str, str, KeyId]] = field(default_factory=set, repr=False, compare=False)
-    #: What uses were admitted to for as long, by action and key or material: see ``KeyUse``.
+    #: What uses were admitted to for as long, by action and key or material: see ``Admission``.
     admitted: dict[tuple[str, KeyId | MaterialId], MaterialEntry] = field(
         default_factory=dict, repr=False, compare=False
     )

@@ -14,7 +14,7 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE
 from kmsfs.ids import KeyArn, KeyId, MaterialId
-from kmsfs.keystore.admission import Admission, encoded, parsed, read
+from kmsfs.keystore.admission import Admission, checked, checked_blob, checked_context
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
@@ -47,7 +47,7 @@ class KeyUse(Admission):
         self, key_arn: str, contexts: Sequence[Mapping[str, str]]
     ) -> list[GeneratedDataKey]:
         """Return a data key of 32 bytes for each context; one record counts them and holds what they share."""
-        encoded_contexts = [encoded(context) for context in contexts]
+        encoded_contexts = [checked_context(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[GeneratedDataKey] = []
         with self.audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
@@ -65,7 +65,7 @@ class KeyUse(Admission):
         action: str = "Encrypt",
     ) -> list[EncryptResult]:
         """Encrypt every data key in its context; recorded as ``generate_data_keys`` is."""
-        encoded_contexts = [encoded(context) for context in contexts]
+        encoded_contexts = [checked_context(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[EncryptResult] = []
         with self.audits.use(service, action, key_id, shared_pairs(contexts)) as use:
@@ -122,11 +122,11 @@ class KeyUse(Admission):
         region: str | None,
         counted: bool = False,
     ) -> tuple[bytes, KeyArn, MaterialId]:
-        encoded_context = encoded(context)
+        encoded_context = checked_context(context)
         service, key_id = self._locate(ref, region)
         entry = self._admit(service, action, key_id, context, operation, counted=counted)
         use = service.seal, entry, operation, plaintext, encoded_context
-        return self.audits.recorded(service, counted, action, entry.key.arn, context, *use)
+        return self.audits.recorded(service, action, entry.key.arn, context, *use, counted=counted)
 
     def decrypt(
         self,
@@ -139,10 +139,10 @@ class KeyUse(Admission):
         counted: bool = False,
     ) -> DecryptResult:
         """Decrypt a blob; ``ref`` names the only key that is acceptable. Recorded as ``encrypt`` is."""
-        named, encoded_context = read(blob, context)
+        named, encoded_context = checked(blob, context)
         service, entry = self._admit_blob(named, context, action, ref, region, counted=counted)
         arn, use = entry.key.arn, (service.open, entry, named, encoded_context)
-        plaintext = self.audits.recorded(service, counted, action, arn, context, *use)
+        plaintext = self.audits.recorded(service, action, arn, context, *use, counted=counted)
         return _new(DecryptResult, (plaintext, arn, entry.material.material_id))
 
     def generate_mac(self, ref: str, message: bytes, algorithm: str, *, region: str | None = None) -> bytes:
@@ -163,7 +163,7 @@ class KeyUse(Admission):
 
     def key_of_blob(self, blob: bytes, *, ref: str | None = None, region: str | None = None) -> KeyMetadata:
         """Return the CMK that a blob is under, without opening it; ``ref`` as for ``decrypt``."""
-        named = parsed(blob)
+        named = checked_blob(blob)
         return self._entry_of(self._service_of_blob(named, region), named, ref).key
 
     def re_encrypt(
@@ -274,7 +274,7 @@ def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length:
 
 def _opened(service: RegionService, key_id: KeyId, blob: bytes, context: Mapping[str, str]) -> bytes | None:
     try:
-        named, encoded_context = read(blob, context)
+        named, encoded_context = checked(blob, context)
         entry = service.entry(named.head.material_id)
         if entry.key.key_id != key_id:
             return None

@@ -194,6 +194,13 @@ def test_who_it_is_done_for(keystore: Keystore, since: Any) -> None:
     assert (ours["uid"], ours["via"]) == (os.getuid(), "cli")
 
 
+def test_a_pair_without_a_name_is_counted_too(keystore: Keystore, since: Any) -> None:
+    arn = keystore.resolve(MAIN, region=EU).arn
+    keystore.audits.count(arn, "Decrypt", {"": "x", "a": "b"}, uid=1, result="ok", uses=1)
+    keystore.audits.close()
+    assert [record["context"] for record in since(EU)] == [{"": "x", "a": "b"}]
+
+
 def test_counted_uses_are_recorded_together(ks_home: Path, since: Any) -> None:
     with Keystore.open(ks_home, via="mount") as keystore:
         made = keystore.generate_data_key(MAIN, {"kmsfs:tree-id": "t", "kmsfs:file-id": "f"}, region=EU)

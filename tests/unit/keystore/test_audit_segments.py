@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import resource
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from testkit.audits import files, records
@@ -100,6 +102,69 @@ def test_a_torn_record_is_cut_off_again(ks_home: Path) -> None:
         assert path.stat().st_size == size
         use(keystore)
         assert found(keystore) == [(OPEN, "")]
+
+
+class _WatchedLock:
+    """A log's lock that notes whether a torn segment was there to write to when it was released."""
+
+    def __init__(self, log: AuditLog) -> None:
+        self._log, self._lock = log, log._lock
+        self.seen: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        segment = self._log._segment
+        self.seen.append(segment is not None and segment.is_torn())
+        self._lock.release()
+
+
+@pytest.mark.parametrize("write", ["record", "tend"])
+def test_nobody_can_write_behind_what_is_left_of_a_record(
+    ks_home: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    def fail(descriptor: int, size: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with Keystore.open(ks_home) as keystore:
+        use(keystore)
+        log = keystore.audits._logs[EU]
+        log.count(_event(keystore))
+        log._lock = lock = _WatchedLock(log)  # type: ignore[assignment]
+        (path,) = files(ks_home, EU)
+        size = path.stat().st_size
+        with monkeypatch.context() as patched, largest_file(size + 20):
+            patched.setattr("kmsfs.keystore.audit_files.os.ftruncate", fail)
+            if write == "record":
+                with pytest.raises(AuditUnavailableError):
+                    log.record(_event(keystore))
+            else:
+                log._written_up = -math.inf
+                log.tend()
+        assert path.stat().st_size == size + 20
+        assert lock.seen
+        assert not any(lock.seen)
+        use(keystore)
+        assert found(keystore) == [(OPEN, "")]
+
+
+def test_a_log_that_cannot_begin_a_segment_does_not_try_at_each_record(
+    ks_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Keystore.open(ks_home) as keystore:
+        keystore.audits.close()
+        keystore.audits.add(keystore._service(EU))
+        log = log_of(keystore, max_segment_size=4096)
+        use(keystore)
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "_begin", tried := Mock(side_effect=HsmUnavailableError("just now")))
+            while log._segment is not None and log._segment.size < 4 * 4096:
+                use(keystore)
+        assert tried.call_count == 3  # at twice the size, at three times and at four times
+        while log._segment is not None and log._segment.size > 4096:
+            use(keystore)
+        assert [problem for _, problem in found(keystore)] == [""] * 2
 
 
 def test_a_directory_that_cannot_be_made_durable(ks_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +260,7 @@ def test_a_full_segment_that_cannot_be_closed_fails_no_use(
         use(keystore)
         log, ledger = keystore.audits._logs[EU], keystore._service(EU).ledger
         monkeypatch.setattr(log, "_max_size", 0)
+        monkeypatch.setattr(log, "_full", 0)
         real, commits = ledger.commit, count()
 
         def fail_to_close(decide: Any) -> Any:

@@ -1,16 +1,17 @@
 """Every byte string that is authenticated beside a ciphertext, one function each."""
 
+import re
+from collections.abc import Mapping
 from typing import Final
 
-from kmsfs.format.context import EncodedContext
+from kmsfs.format.context import EncodedContext, encode_context
 from kmsfs.ids import DirId, FileId, TreeId
 
 FILE_ID_PAIR: Final = "kmsfs:file-id"  # the pair of an encryption context that names the file
 _TREE_ID_PAIR: Final = "kmsfs:tree-id"
-_BEFORE_FILE_ID: Final = (
-    b"\x00\x00\x00\x02\x00\x00\x00\x0dkmsfs:file-id\x00\x00\x00\x40"  # context.py says how
+_BEFORE_FILE_ID, _BEFORE_TREE_ID, _ = re.split(
+    b"F{64}|T{32}", encode_context({_TREE_ID_PAIR: "T" * 32, FILE_ID_PAIR: "F" * 64})
 )
-_BEFORE_TREE_ID: Final = b"\x00\x00\x00\x0dkmsfs:tree-id\x00\x00\x00\x20"
 
 
 def chunk_prefix(file_id: FileId, suite: int, chunk_size: int) -> bytes:
@@ -33,7 +34,7 @@ def xattr(owner: bytes, nonce: bytes) -> list[bytes]:
     return [b"kmsfs1 xattr", owner, nonce]
 
 
-def file_context(tree_id: TreeId, file_id: FileId) -> EncodedContext:
+def file_context(tree_id: TreeId, file_id: FileId) -> Mapping[str, str]:
     """Encryption context of a file's wrapped data key."""
     tree, file = tree_id.hex(), file_id.hex()
     assert len(tree) == 32 and len(file) == 64  # noqa: S101, PT018 - of ids that were parsed or made

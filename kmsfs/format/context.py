@@ -27,9 +27,9 @@ class EncodedContext(dict[str, str]):
 
 def encode_context(context: Mapping[str, str]) -> bytes:
     """Return the canonical encoding of ``context``; an empty context is four zero bytes."""
-    if type(context) is EncodedContext:
-        return context.encoded
     try:
+        if type(context) is EncodedContext:
+            return context.encoded
         return _encode(tuple(context.items()))
     except (AttributeError, TypeError):
         raise FormatError("encryption context is not a map of strings to strings") from None

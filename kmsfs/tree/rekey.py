@@ -21,7 +21,7 @@ from kmsfs.keystore.results import EncryptResult
 from kmsfs.keystore.transitions import Operation, next_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kmsfs.ids import FileId, KeyArn, TreeId
     from kmsfs.keystore.service import Keystore
@@ -78,7 +78,7 @@ class _Opened:
 
     plain: _Plain
     data_key: bytes = field(repr=False)
-    context: dict[str, str]
+    context: Mapping[str, str]
     slots: dict[bytes, bytes] = field(default_factory=dict)  # by what they begin with: a target's prefix
 
     def swap(self) -> Swap:
@@ -199,7 +199,7 @@ class Rekeyer:
             raise TargetError(error) from error
         return ReadyKey(file_id, made.plaintext, wanted, tuple(slots))
 
-    def _wrap(self, target: Target, data_key: bytes, context: dict[str, str]) -> bytes:
+    def _wrap(self, target: Target, data_key: bytes, context: Mapping[str, str]) -> bytes:
         try:
             return self._keystore.rewrap(target.key_arn, data_key, context).blob
         except KmsfsError as error:

@@ -14,7 +14,7 @@ single calls, for each of which a record is on disk before it returns: what the 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from kmsfs.crypto.aead import gcm_open, gcm_seal
 from kmsfs.crypto.entropy import NONCE_SIZE, random_bytes
 from kmsfs.format.aad import file_context
 from kmsfs.format.blob import Suite
-from kmsfs.format.context import EncodedContext, encode_context
+from kmsfs.format.context import encode_context
 from kmsfs.ids import FileId, TreeId
 from kmsfs.keystore.pkcs11_hsm import Pkcs11Hsm
 from kmsfs.keystore.pool import FILE_ID_SIZE
@@ -89,7 +89,7 @@ def _calls(keystore: Keystore, region: str, arn: str) -> Iterator[tuple[str, Cal
     yield "unwrap", unwrap, unseal, 1
     yield "rewrap", lambda: keystore.rewrap(arn, PLAIN, _context(next(files)[0])), seal, 1
 
-    def contexts() -> list[EncodedContext]:
+    def contexts() -> list[Mapping[str, str]]:
         return [_context(file_id) for file_id, _ in islice(files, BATCH)]
 
     def unwrap_many() -> list[bytes | None]:
@@ -108,7 +108,7 @@ def _calls(keystore: Keystore, region: str, arn: str) -> Iterator[tuple[str, Cal
     yield "GenerateDataKey", lambda: keystore.generate_data_key(arn, CONTEXT), seal, 1
 
 
-def _context(file_id: FileId) -> EncodedContext:
+def _context(file_id: FileId) -> Mapping[str, str]:
     return file_context(TREE, file_id)
 
 

@@ -57,9 +57,10 @@ def render_answer(output: Mapping[str, object] | None) -> bytes:
 
 
 def render_refusal(refusal: Refusal) -> bytes:
-    """Return the body of an error; AWS spells the message of one of them with a capital."""
+    """Return the body of an error; AWS spells one message with a capital, and leaves empty ones out."""
     member = "Message" if refusal.code == "AccessDeniedException" else "message"
-    return _dump({"__type": refusal.code, member: refusal.message})
+    told = {member: refusal.message} if refusal.message else {}
+    return _dump({"__type": refusal.code, **told})
 
 
 def _json(body: bytes) -> object:

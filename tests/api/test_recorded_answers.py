@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from testkit.serving import Serving, refused
 from testkit.wrapping import wrap
 
@@ -86,6 +87,25 @@ def test_a_mac_key_has_one_algorithm(us: Any, frank: Any, mac_key: Any) -> None:
         "1 validation error detected: Value 'INVALID' at 'macAlgorithm' failed to satisfy constraint: "
         "Member must satisfy enum value set: [HMAC_SHA_384, HMAC_SHA_256, HMAC_SHA_224, HMAC_SHA_512]",
     )
+
+
+WITHOUT_WORDS: dict[str, Callable[[Any, str, str], object]] = {
+    "KMSInvalidMacException": lambda us, mac, key: us.verify_mac(
+        KeyId=mac, Message=b"m", MacAlgorithm="HMAC_SHA_256", Mac=b"x"
+    ),
+    "InvalidCiphertextException": lambda us, mac, key: us.decrypt(
+        CiphertextBlob=us.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"] + b"more"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", WITHOUT_WORDS)
+def test_an_error_without_words_has_no_message(us: Any, key: Any, mac_key: Any, code: str) -> None:
+    with pytest.raises(ClientError) as error:
+        WITHOUT_WORDS[code](us, mac_key["KeyId"], key["KeyId"])
+    answer = error.value.response
+    assert answer["Error"] == {"Code": code, "Message": ""}
+    assert "message" not in answer
 
 
 @pytest.mark.parametrize("spec", ["HMAC_256", "RSA_2048"])

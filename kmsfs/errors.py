@@ -178,8 +178,12 @@ class InvalidArnError(KeystoreError):
     """An ARN does not name what it should: a principal that exists."""
 
 
-class InvalidGrantIdError(KeystoreError):
+class GrantNotFoundError(KeystoreError):
     """The key has no grant of that id."""
+
+
+class InvalidGrantIdError(KeystoreError):
+    """No grant can have that id."""
 
 
 class InvalidGrantTokenError(KeystoreError):

@@ -100,6 +100,7 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     errors.MalformedPolicyError: WireError("MalformedPolicyDocumentException"),
     errors.PrincipalNotFoundError: WireError("NotFoundException"),
     errors.InvalidArnError: WireError("InvalidArnException"),
+    errors.GrantNotFoundError: WireError("NotFoundException"),
     errors.InvalidGrantIdError: WireError("InvalidGrantIdException"),
     errors.InvalidGrantTokenError: WireError("InvalidGrantTokenException"),
     errors.IncorrectKeyMaterialError: WireError("IncorrectKeyMaterialException"),

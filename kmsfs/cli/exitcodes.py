@@ -103,6 +103,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.MalformedPolicyError: ExitCode.USAGE,
     errors.PrincipalNotFoundError: ExitCode.NOT_FOUND,
     errors.InvalidArnError: ExitCode.USAGE,
+    errors.GrantNotFoundError: ExitCode.NOT_FOUND,
     errors.InvalidGrantIdError: ExitCode.NOT_FOUND,
     errors.InvalidGrantTokenError: ExitCode.NOT_FOUND,
     errors.IncorrectKeyMaterialError: ExitCode.KEY_MATERIAL,

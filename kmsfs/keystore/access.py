@@ -9,6 +9,7 @@ from typing import Final
 
 from kmsfs.crypto.entropy import random_bytes
 from kmsfs.errors import (
+    GrantNotFoundError,
     InvalidArnError,
     InvalidGrantIdError,
     InvalidGrantTokenError,
@@ -31,6 +32,7 @@ from kmsfs.keystore.transitions import Operation, next_state
 MAX_GRANTS: Final = 50_000  # on one key
 NO_CONSTRAINTS: Final = Constraints()
 _GRANT_ID_SIZE: Final = 32
+_GRANT_ID: Final = re.compile(f"[0-9a-f]{{{2 * _GRANT_ID_SIZE}}}")
 _GRANT_NAME: Final = re.compile(r"[a-zA-Z0-9:/_-]{1,256}")
 _TOKEN_SIZE: Final = _GRANT_ID_SIZE + 16
 _USE: Final = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
@@ -138,12 +140,13 @@ def check_key_policy(snapshot: Snapshot, document: str) -> Policy:
 
 
 def find_grant(snapshot: Snapshot, key_id: KeyId, grant_id: str) -> GrantEntry:
-    """Return a key's grant or raise InvalidGrantIdError."""
+    """Return a key's grant or raise GrantNotFoundError, or InvalidGrantIdError for what is no grant's id."""
+    hint = "kmsfs grant list shows the grants of a key"
+    if not _GRANT_ID.fullmatch(grant_id):
+        raise InvalidGrantIdError(f"{grant_id!r} is not a grant id", hint=hint)
     entry = snapshot.grants.get(grant_id)
     if entry is None or entry.key_id != key_id:
-        raise InvalidGrantIdError(
-            f"key {key_id} has no grant {grant_id}", hint="kmsfs grant list shows the grants of a key"
-        )
+        raise GrantNotFoundError(f"key {key_id} has no grant {grant_id}", hint=hint)
     return entry
 
 

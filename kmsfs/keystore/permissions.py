@@ -140,7 +140,7 @@ class Permissions(Regions):
         return grant_of_token(self._fresh_service(region).snapshot, token)
 
     def grant(self, ref: str, grant_id: str, *, region: str | None = None) -> GrantEntry:
-        """Return a CMK's grant or raise InvalidGrantIdError."""
+        """Return a CMK's grant or raise GrantNotFoundError or InvalidGrantIdError."""
         service, key = self._key(ref, region)
         return find_grant(service.snapshot, key.key_id, grant_id)
 

@@ -271,7 +271,9 @@ def test_a_grant_is_revoked(clients: Clients) -> None:
     root.revoke_grant(KeyId=key, GrantId=made["GrantId"])
     assert refused(lambda: clients.of("carol").describe_key(KeyId=key))[0] == "AccessDeniedException"
     again = refused(lambda: root.revoke_grant(KeyId=key, GrantId=made["GrantId"]))
-    assert again[0] == "InvalidGrantIdException"
+    assert again[0] == "NotFoundException"
+    malformed = refused(lambda: root.revoke_grant(KeyId=key, GrantId="aabbccdd"))
+    assert malformed[0] == "InvalidGrantIdException"
 
 
 @pytest.mark.parametrize(
@@ -296,5 +298,7 @@ def test_a_grant_stands_on_one_key(clients: Clients) -> None:
     key, other = (root.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
     made = root.create_grant(KeyId=key, GranteePrincipal=USER + "carol", Operations=["Decrypt"])
     wrong = refused(lambda: root.revoke_grant(KeyId=other, GrantId=made["GrantId"]))
-    assert wrong[0] == "InvalidGrantIdException"
+    assert wrong[0] == "NotFoundException"
+    unknown = refused(lambda: root.retire_grant(KeyId=other, GrantId=made["GrantId"]))
+    assert unknown[0] == "NotFoundException"
     assert root.list_grants(KeyId=other)["Grants"] == []

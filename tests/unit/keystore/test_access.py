@@ -9,6 +9,7 @@ from testkit.policy_cases import allow, policy
 
 from kmsfs.errors import (
     AccessDeniedError,
+    GrantNotFoundError,
     InvalidArnError,
     InvalidGrantIdError,
     InvalidGrantTokenError,
@@ -143,8 +144,11 @@ def test_a_grant_is_removed_from_its_own_key(
     other = keystore.create_key(US)
     grant_id = service.access.create_grant(key.key_id, WANTED).grant.grant_id
     for key_id, name in ((other.key_id, grant_id), (key.key_id, "0" * 64)):
-        with pytest.raises(InvalidGrantIdError):
+        with pytest.raises(GrantNotFoundError):
             service.access.remove_grant(key_id, name)
+    for name in ("", "0" * 63, "0" * 65, "g" * 64, grant_id.upper(), grant_id + "\n"):
+        with pytest.raises(InvalidGrantIdError):
+            service.access.remove_grant(key.key_id, name)
     service.access.remove_grant(key.key_id, grant_id)
     assert service.snapshot.grants == {}
 

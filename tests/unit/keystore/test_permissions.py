@@ -9,7 +9,7 @@ from testkit.policy_cases import allow, policy
 
 from kmsfs.errors import (
     AccessDeniedError,
-    InvalidGrantIdError,
+    GrantNotFoundError,
     InvalidGrantTokenError,
     KeyDisabledError,
     KeyNotFoundError,
@@ -185,7 +185,7 @@ def test_the_life_of_a_grant(keystore: Keystore, mount: Keystore) -> None:
     keystore.refresh()
     with pytest.raises(InvalidGrantTokenError):
         keystore.grant_of_token(US, token)
-    with pytest.raises(InvalidGrantIdError):
+    with pytest.raises(GrantNotFoundError):
         keystore.revoke_grant(arn, grant_id)
 
 

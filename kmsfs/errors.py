@@ -51,7 +51,11 @@ class UnsupportedOperationError(KeystoreError):
 
 
 class WrongOriginError(UnsupportedOperationError):
-    """The key's material was made in the token: nobody imports or deletes it."""
+    """Material that was made in the token is not imported or deleted; what was imported rotates on demand only."""
+
+
+class NeverRotatesError(UnsupportedOperationError):
+    """Keys of that spec keep their material."""
 
 
 class NotPrimaryError(UnsupportedOperationError):
@@ -92,6 +96,10 @@ class KeyStateError(KeystoreError):
 
 class RotationPendingError(KeyStateError):
     """Imported material waits for rotation already."""
+
+
+class NothingToRotateToError(KeyStateError):
+    """No imported material waits for rotation."""
 
 
 class KeyPendingImportError(KeyStateError):

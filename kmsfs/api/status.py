@@ -38,6 +38,7 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
         "UnsupportedOperationException",
         message="{resource} origin is {origin} which is not valid for this operation.",
     ),
+    errors.NeverRotatesError: WireError("UnsupportedOperationException", message=""),
     errors.NotPrimaryError: WireError(
         "UnsupportedOperationException", message="{resource} is not a multi-Region primary key."
     ),
@@ -60,6 +61,10 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     ),
     errors.KeyStateError: WireError("KMSInvalidStateException"),
     errors.RotationPendingError: WireError("KMSInvalidStateException", message="{sentence}"),
+    errors.NothingToRotateToError: WireError(
+        "KMSInvalidStateException",
+        message="No available key material pending rotation for the key: {resource}.",
+    ),
     errors.KeyPendingImportError: WireError(
         "KMSInvalidStateException", message="{resource} is pending import."
     ),

@@ -15,6 +15,7 @@ from kmsfs.errors import (
     InvalidRequestError,
     KeyNotFoundError,
     KeyStateError,
+    NothingToRotateToError,
     RotationPendingError,
     UnsupportedOperationError,
     WrongOriginError,
@@ -106,7 +107,7 @@ class ImportedMaterial:
             next_state(key.state, Operation.ROTATE, key.arn)
             waiting = _waiting(key)
             if waiting is None:
-                raise KeyStateError(
+                raise NothingToRotateToError(
                     f"key {key.arn} has no imported material that waits for rotation",
                     hint="import new material first: kmsfs key import --new",
                 )

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
 
-from kmsfs.errors import InvalidRequestError, RotationsUsedUpError, UnsupportedOperationError
+from kmsfs.errors import InvalidRequestError, NeverRotatesError, RotationsUsedUpError, WrongOriginError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.aliases import changeable
 from kmsfs.keystore.imported import ImportedMaterial
@@ -59,9 +59,7 @@ class Rotation:
             key = changeable(snapshot, key_id)
             _require_rotatable(key)
             if key.origin is Origin.EXTERNAL:
-                raise UnsupportedOperationError(
-                    f"key {key.arn} has imported material: it rotates on demand only"
-                )
+                raise WrongOriginError(f"key {key.arn} has imported material: it rotates on demand only")
             next_state(key.state, Operation.SET_ROTATION, key.arn)
             require_no_replica(key)
             if period_days == key.rotation_period_days:
@@ -77,8 +75,8 @@ class Rotation:
     def rotate_on_demand(self, key_id: KeyId) -> KeyMetadata:
         """Give a CMK new material now; its id, ARN and aliases stay, and what is encrypted still decrypts."""
         key = changeable(self._ledger.reload(), key_id)
-        _require_rotatable(key)
         next_state(key.state, Operation.ROTATE, key.arn)
+        _require_rotatable(key)
         require_no_replica(key)
         made = [m for m in key.materials if m.rotation_type is RotationType.ON_DEMAND]
         if len(made) >= MAX_ON_DEMAND:
@@ -149,7 +147,7 @@ def _same(key: KeyMetadata, seen: KeyMetadata) -> bool:
 
 def _require_rotatable(key: KeyMetadata) -> None:
     if key.spec is not KeySpec.SYMMETRIC_DEFAULT:
-        raise UnsupportedOperationError(f"key {key.arn} is a MAC key: its material does not change")
+        raise NeverRotatesError(f"key {key.arn} is a MAC key: its material does not change")
 
 
 def _next_rotation(key: KeyMetadata, now: float) -> float | None:

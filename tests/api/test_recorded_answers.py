@@ -192,6 +192,35 @@ def test_rotation_on_demand_answers_with_the_arn_until_its_limit(us: Any, key: A
     )
 
 
+def test_only_encryption_keys_rotate(us: Any) -> None:
+    key = us.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]
+    for call in (us.enable_key_rotation, us.rotate_key_on_demand):
+        assert refused(lambda call=call: call(KeyId=key["KeyId"])) == ("UnsupportedOperationException", "")
+    us.disable_key(KeyId=key["KeyId"])
+    assert refused(lambda: us.rotate_key_on_demand(KeyId=key["KeyId"])) == (
+        "DisabledException",
+        f"{key['Arn']} is disabled.",
+    )
+
+
+def test_imported_material_rotates_on_demand_once_more_is_there(us: Any) -> None:
+    key = us.create_key(Origin="EXTERNAL")["KeyMetadata"]
+    assert refused(lambda: us.rotate_key_on_demand(KeyId=key["KeyId"])) == (
+        "KMSInvalidStateException",
+        f"{key['Arn']} is pending import.",
+    )
+    bring(us, key["KeyId"], ExpirationModel=FOR_EVER)
+    assert refused(lambda: us.rotate_key_on_demand(KeyId=key["KeyId"])) == (
+        "KMSInvalidStateException",
+        f"No available key material pending rotation for the key: {key['Arn']}.",
+    )
+    for call in (us.enable_key_rotation, us.disable_key_rotation):
+        assert refused(lambda call=call: call(KeyId=key["KeyId"])) == (
+            "UnsupportedOperationException",
+            f"{key['Arn']} origin is EXTERNAL which is not valid for this operation.",
+        )
+
+
 def test_material_is_imported_only_into_keys_that_wait_for_it(us: Any, key: Any) -> None:
     name = key["KeyId"]
     for call in (

@@ -25,7 +25,9 @@ from kmsfs.errors import (
     KeyPendingDeletionError,
     KeyStateError,
     MetadataUnavailableError,
+    NothingToRotateToError,
     UnsupportedOperationError,
+    WrongOriginError,
 )
 from kmsfs.format.blob import Suite
 from kmsfs.ids import MaterialId
@@ -266,7 +268,7 @@ def test_new_material_waits_for_rotation(timed: Keystore, key: KeyMetadata, cloc
         timed.import_material(key.arn, Arrival(FIRST, new=False))
     first = timed.import_material(key.arn, Arrival(FIRST, new=True)).material_id
     old = timed.encrypt(key.arn, b"old", {})
-    with pytest.raises(KeyStateError, match="waits for rotation"):
+    with pytest.raises(NothingToRotateToError, match="waits for rotation"):
         timed.rotate_key(key.arn)
     clock.time += 1
     second = timed.import_material(key.arn, Arrival(SECOND, new=True, description="second")).material_id
@@ -282,7 +284,7 @@ def test_new_material_waits_for_rotation(timed: Keystore, key: KeyMetadata, cloc
     (rotation,) = timed.describe_key(key.arn).rotations()
     assert (rotation["KeyMaterialState"], rotation["ImportState"]) == ("CURRENT", "IMPORTED")
     assert rotation["KeyMaterialDescription"] == "second"
-    with pytest.raises(UnsupportedOperationError, match="on demand only"):
+    with pytest.raises(WrongOriginError, match="on demand only"):
         timed.enable_key_rotation(key.arn)
 
 

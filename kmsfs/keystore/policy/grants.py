@@ -12,6 +12,8 @@ Pairs = Mapping[str, str]
 MAX_PAIRS: Final = 8  # of one constraint
 MAX_VALUE_LENGTH: Final = 384
 _PREFIX: Final = "kms:"
+#: Operations without an encryption context that may stand beside a constraint all the same.
+_UNBOUND: Final = frozenset({"CreateGrant", "DescribeKey", "RetireGrant"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,21 @@ def check_grant(grant: Grant) -> None:
     unknown = grant.operations - GRANT_OPERATIONS
     if unknown:
         raise InvalidRequestError(f"a grant cannot allow {', '.join(sorted(unknown))}")
-    for pairs in (grant.constraints.equals, grant.constraints.subset):
-        if pairs is None:
-            continue
+    _check_constraints(grant)
+    for arn in (grant.grantee, grant.retiring_principal):
+        if arn is not None:
+            _check_principal(arn)
+
+
+def _check_constraints(grant: Grant) -> None:
+    given = [pairs for pairs in (grant.constraints.equals, grant.constraints.subset) if pairs]
+    unbound = {name for name in grant.operations if _PREFIX + name not in CONTEXT_ACTIONS} - _UNBOUND
+    if given and unbound:
+        # Such an operation would be allowed as if the constraint were not there.
+        raise InvalidRequestError(
+            f"grant operations {', '.join(sorted(unbound))} have no encryption context to constrain"
+        )
+    for pairs in given:
         if len(pairs) > MAX_PAIRS or any(len(value) > MAX_VALUE_LENGTH for value in pairs.values()):
             raise InvalidRequestError(
                 f"a grant constraint has at most {MAX_PAIRS} pairs, their values at most"
@@ -108,9 +122,6 @@ def check_grant(grant: Grant) -> None:
             )
         if len(_folded(pairs)) != len(pairs):
             raise InvalidRequestError("a grant constraint spells one encryption context key in two ways")
-    for arn in (grant.grantee, grant.retiring_principal):
-        if arn is not None:
-            _check_principal(arn)
 
 
 def _check_principal(arn: str) -> None:

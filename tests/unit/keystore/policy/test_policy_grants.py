@@ -72,6 +72,8 @@ def test_who_retires(made: Grant, caller: str, allowed: bool) -> None:
         grant("Decrypt", constraints=Constraints(equals={"a": "1", "A": "1"})),
         grant("Decrypt", constraints=Constraints(equals={str(number): "1" for number in range(9)})),
         grant("Decrypt", constraints=Constraints(subset={"a": "v" * 385})),
+        grant("GenerateMac", constraints=Constraints(subset={"a": "1"})),
+        grant("Decrypt", "VerifyMac", constraints=Constraints(equals={"a": "1"})),
     ],
 )
 def test_bad_grant_is_refused(made: Grant) -> None:
@@ -93,6 +95,9 @@ def test_grant_to_what_is_no_principal_is_refused(made: Grant) -> None:
 
 def test_good_grant_is_accepted() -> None:
     check_grant(grant("Decrypt", constraints=Constraints(subset={"a": "1"})))
+    managing = ("CreateGrant", "DescribeKey", "RetireGrant")
+    check_grant(grant("Encrypt", *managing, constraints=Constraints(equals={"a": "1"})))
+    check_grant(grant("GenerateMac", constraints=Constraints(subset={})))
 
 
 LOCKS_OUT = [

@@ -16,9 +16,11 @@ _DONE: Final = None
 
 def create_grant(call: ActionCall) -> Output:
     """Let a principal use a CMK in some ways."""
-    key = call.key(aliases=False)
+    key, wanted = call.key(aliases=False), wanted_grant(call)
+    if call.parameters.get("DryRun"):
+        call.keystore.check_new_grant(key.arn, wanted, region=call.region)
     call.finish_dry_run(key, Operation.CREATE_GRANT)
-    entry, token = call.keystore.create_grant(key.arn, wanted_grant(call), region=call.region)
+    entry, token = call.keystore.create_grant(key.arn, wanted, region=call.region)
     return {"GrantToken": token, "GrantId": entry.grant.grant_id}
 
 

@@ -82,6 +82,11 @@ class Access:
 
         return self._ledger.commit(decide).grants[made[0].grant.grant_id]
 
+    def check_new_grant(self, key_id: KeyId, wanted: NewGrant) -> None:
+        """Raise what ``create_grant`` would raise, and make nothing."""
+        snapshot = self._ledger.reload()
+        _new_grant(snapshot, changeable(snapshot, key_id), wanted, "", self._now())
+
     def remove_grant(self, key_id: KeyId, grant_id: str) -> None:
         """Remove a grant from its key: what it allowed is refused from now on."""
 

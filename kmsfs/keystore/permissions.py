@@ -123,6 +123,11 @@ class Permissions(Regions):
             change.details = {**change.details, "grant": entry.grant.grant_id}
         return entry, new_grant_token(entry)
 
+    def check_new_grant(self, ref: str, wanted: NewGrant, *, region: str | None = None) -> None:
+        """Raise what ``create_grant`` would raise, and make nothing."""
+        service, key = self._key(ref, region)
+        service.access.check_new_grant(key.key_id, wanted)
+
     def grants(self, ref: str, *, region: str | None = None) -> list[GrantEntry]:
         """Return the grants on a CMK, oldest first."""
         self._catch_up()

@@ -5,6 +5,7 @@ from typing import Final
 from kmsfs.api.calls import ActionCall, Output
 from kmsfs.api.refusal import Refusal
 from kmsfs.crypto.entropy import random_bytes
+from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.results import GeneratedDataKey
 from kmsfs.keystore.transitions import Operation
 
@@ -14,8 +15,8 @@ _SPECS: Final = {"AES_256": 32, "AES_128": 16}
 
 def encrypt(call: ActionCall) -> Output:
     """Encrypt up to 4,096 bytes."""
-    call.check_algorithm()
     key = call.key()
+    call.check_algorithm(key)
     call.finish_dry_run(key, Operation.ENCRYPT)
     made = call.keystore.encrypt(key.arn, call.blob("Plaintext"), call.context(), region=call.region)
     return {"CiphertextBlob": made.blob, "KeyId": made.key_arn, "EncryptionAlgorithm": ALGORITHM}
@@ -23,10 +24,7 @@ def encrypt(call: ActionCall) -> Output:
 
 def decrypt(call: ActionCall) -> Output:
     """Decrypt a blob of this region."""
-    call.check_algorithm()
-    ref = call.key().arn if "KeyId" in call.parameters else None
-    blob = call.blob("CiphertextBlob")
-    key = call.keystore.key_of_blob(blob, ref=ref, region=call.region)
+    blob, key, ref = _of_blob(call, "KeyId", "EncryptionAlgorithm")
     call.speak_of(key)
     call.finish_dry_run(key, Operation.DECRYPT)
     found = call.keystore.decrypt(blob, call.context(), ref=ref, region=call.region)
@@ -40,12 +38,9 @@ def decrypt(call: ActionCall) -> Output:
 
 def re_encrypt(call: ActionCall) -> Output:
     """Encrypt a blob's plaintext under another key of this region; it is not shown."""
-    call.check_algorithm("SourceEncryptionAlgorithm")
-    call.check_algorithm("DestinationEncryptionAlgorithm")
-    ref = call.key("SourceKeyId").arn if "SourceKeyId" in call.parameters else None
-    blob = call.blob("CiphertextBlob")
-    source = call.keystore.key_of_blob(blob, ref=ref, region=call.region)
+    blob, source, ref = _of_blob(call, "SourceKeyId", "SourceEncryptionAlgorithm")
     target = call.key("DestinationKeyId")
+    call.check_algorithm(target, "DestinationEncryptionAlgorithm")
     call.speak_of(target if source.to_aws()["Enabled"] else source)
     if call.parameters.get("DryRun"):
         call.keystore.check_usable(source.arn)
@@ -87,6 +82,18 @@ def generate_random(call: ActionCall) -> Output:
     if not isinstance(size, int):
         raise Refusal("ValidationException", "NumberOfBytes is required.")
     return {"Plaintext": random_bytes(size)}
+
+
+def _of_blob(call: ActionCall, name: str, algorithm: str) -> tuple[bytes, KeyMetadata, str | None]:
+    """Return the blob, the key that it is under, and the ARN of the key if the request names it."""
+    blob, ref = call.blob("CiphertextBlob"), None
+    if name in call.parameters:
+        named = call.key(name)
+        call.check_algorithm(named, algorithm)  # that of another key would not write such blobs
+        ref = named.arn
+    key = call.keystore.key_of_blob(blob, ref=ref, region=call.region)
+    call.check_algorithm(key, algorithm)
+    return blob, key, ref
 
 
 def _data_key(call: ActionCall) -> GeneratedDataKey:

@@ -12,7 +12,7 @@ from kmsfs.errors import InvalidRequestError
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.arn import ALIAS_PREFIX, RESERVED_ALIAS_PREFIX, alias_arn, key_arn
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
-from kmsfs.keystore.model import GrantEntry, KeyMetadata
+from kmsfs.keystore.model import GrantEntry, KeyMetadata, KeyUsage
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.service import Keystore
@@ -164,12 +164,13 @@ class ActionCall:
                 status=412,
             )
 
-    def check_algorithm(self, name: str = "EncryptionAlgorithm") -> None:
-        """Refuse algorithms of asymmetric keys."""
+    def check_algorithm(self, key: KeyMetadata, name: str = "EncryptionAlgorithm") -> None:
+        """Refuse algorithms of asymmetric keys; a key that does not encrypt is refused for that, later."""
         algorithm = self.text(name, "SYMMETRIC_DEFAULT")
-        if algorithm != "SYMMETRIC_DEFAULT":
+        if algorithm != "SYMMETRIC_DEFAULT" and key.usage is KeyUsage.ENCRYPT_DECRYPT:
             raise Refusal(
-                "InvalidKeyUsageException", f"Algorithm {algorithm} is incompatible with this key's spec."
+                "InvalidKeyUsageException",
+                f"Algorithm {algorithm} is incompatible with key spec {key.spec.value}.",
             )
 
     def _arn(self, alias: str | None, key_id: KeyId | None) -> str:

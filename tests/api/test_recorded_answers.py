@@ -89,13 +89,44 @@ def test_a_mac_key_has_one_algorithm(us: Any, frank: Any, mac_key: Any) -> None:
     )
 
 
+def blob_of(us: Any, key: str) -> bytes:
+    return us.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+
+
+RSA = "RSAES_OAEP_SHA_256"
+BY_RSA: dict[str, Callable[[Any, str], object]] = {
+    "Encrypt": lambda us, key: us.encrypt(KeyId=key, Plaintext=b"x", EncryptionAlgorithm=RSA),
+    "Decrypt": lambda us, key: us.decrypt(CiphertextBlob=b"any", KeyId=key, EncryptionAlgorithm=RSA),
+    "ReEncrypt from": lambda us, key: us.re_encrypt(
+        CiphertextBlob=b"any", SourceKeyId=key, DestinationKeyId=key, SourceEncryptionAlgorithm=RSA
+    ),
+    "ReEncrypt to": lambda us, key: us.re_encrypt(
+        CiphertextBlob=blob_of(us, key), DestinationKeyId=key, DestinationEncryptionAlgorithm=RSA
+    ),
+}
+
+
+@pytest.mark.parametrize("use", BY_RSA)
+def test_a_symmetric_key_has_one_algorithm(us: Any, key: Any, use: str) -> None:
+    assert refused(lambda: BY_RSA[use](us, key["KeyId"])) == (
+        "InvalidKeyUsageException",
+        f"Algorithm {RSA} is incompatible with key spec SYMMETRIC_DEFAULT.",
+    )
+
+
+def test_what_a_key_is_for_counts_before_its_algorithm(us: Any, mac_key: Any) -> None:
+    assert refused(lambda: BY_RSA["Encrypt"](us, mac_key["KeyId"])) == (
+        "InvalidKeyUsageException",
+        f"{mac_key['Arn']} key usage is GENERATE_VERIFY_MAC which is not valid for Encrypt.",
+    )
+    assert refused(lambda: BY_RSA["Encrypt"](us, "no-key")) == ("NotFoundException", "Invalid keyId 'no-key'")
+
+
 WITHOUT_WORDS: dict[str, Callable[[Any, str, str], object]] = {
     "KMSInvalidMacException": lambda us, mac, key: us.verify_mac(
         KeyId=mac, Message=b"m", MacAlgorithm="HMAC_SHA_256", Mac=b"x"
     ),
-    "InvalidCiphertextException": lambda us, mac, key: us.decrypt(
-        CiphertextBlob=us.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"] + b"more"
-    ),
+    "InvalidCiphertextException": lambda us, mac, key: us.decrypt(CiphertextBlob=blob_of(us, key) + b"more"),
 }
 
 

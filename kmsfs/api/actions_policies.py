@@ -7,12 +7,15 @@ from kmsfs.api.pagination import page
 from kmsfs.api.refusal import Refusal
 
 POLICY_NAME: Final = "default"
+_OF_RAM: Final = "AWS_RAM"  # of keys that accounts share, which nobody does here
 _POLICIES_PAGE: Final = 100
 _DONE: Final = None
 
 
 def put_key_policy(call: ActionCall) -> Output:
     """Replace a CMK's policy."""
+    if call.text("PolicyName") == _OF_RAM:
+        raise Refusal("ValidationException", "The AWS_RAM policy can only be managed by the RAM service")
     _check_name(call)
     call.keystore.put_key_policy(
         call.key(aliases=False).arn,

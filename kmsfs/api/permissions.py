@@ -55,6 +55,10 @@ def _bypass(call: ActionCall) -> Values:
     return parameter("kms:BypassPolicyLockoutSafetyCheck", bypass)
 
 
+def _policy_name(call: ActionCall) -> Values:
+    return parameter("kms:PolicyName", call.text("PolicyName", "default"))
+
+
 def _window(call: ActionCall) -> Values:
     days = call.number("PendingWindowInDays", MAX_WINDOW_DAYS)
     return parameter("kms:ScheduleKeyDeletionPendingWindowInDays", days)
@@ -242,8 +246,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "TagResource": _on_key("TagResource", _tags),
     "UntagResource": _on_key("UntagResource", _tag_keys),
     "ListResourceTags": _on_key("ListResourceTags"),
-    "PutKeyPolicy": _on_key("PutKeyPolicy", _bypass),
-    "GetKeyPolicy": _on_key("GetKeyPolicy"),
+    "PutKeyPolicy": _on_key("PutKeyPolicy", _policy_name, _bypass),
+    "GetKeyPolicy": _on_key("GetKeyPolicy", _policy_name),
     "ListKeyPolicies": _on_key("ListKeyPolicies"),
     "CreateGrant": _create_grant,
     "ListGrants": _on_key("ListGrants", _grants_alone),

@@ -1,8 +1,10 @@
 """Answers that AWS documents of single actions: what is refused, and what a dry run tells."""
 
+import json
 from typing import Any
 
 import pytest
+from testkit.policy_cases import allow, deny, policy, text, when
 from testkit.serving import Serving, refused
 
 US = "us-east-1"
@@ -55,3 +57,33 @@ def test_a_dry_run_tells_that_a_mac_key_has_another_algorithm(us: Any, mac_key: 
         named = {"MacAlgorithm": algorithm, **asked}
         assert refused(lambda named=named: us.generate_mac(**named))[0] == code  # type: ignore[misc]
         assert refused(lambda named=named: us.verify_mac(Mac=b"x", **named))[0] == code  # type: ignore[misc]
+
+
+def test_the_policy_of_ram_is_not_put(us: Any, key: Any) -> None:
+    name, own = key["KeyId"], text(policy(allow(principal=ROOT)))
+    assert refused(lambda: us.put_key_policy(KeyId=name, PolicyName="AWS_RAM", Policy=own)) == (
+        "ValidationException",
+        "The AWS_RAM policy can only be managed by the RAM service",
+    )
+    told = refused(lambda: us.get_key_policy(KeyId=name, PolicyName="AWS_RAM"))
+    assert told == ("NotFoundException", "No such policy exists")
+
+
+@pytest.mark.parametrize("named", [{}, {"PolicyName": "default"}])
+def test_policies_look_at_the_name_of_a_policy(us: Any, key: Any, named: dict[str, str]) -> None:
+    name = key["KeyId"]
+    anything = allow(principal=ROOT)
+    only = allow(
+        ["kms:GetKeyPolicy", "kms:PutKeyPolicy"],
+        ROOT,
+        Condition=when("StringEquals", "kms:PolicyName", "default"),
+    )
+    us.put_key_policy(KeyId=name, Policy=text(policy(only)), **named)
+    assert json.loads(us.get_key_policy(KeyId=name, **named)["Policy"]) == policy(only)
+    for call in (us.get_key_policy, lambda **more: us.put_key_policy(Policy="{}", **more)):
+        other = refused(lambda call=call: call(KeyId=name, PolicyName="AWS_RAM"))  # type: ignore[misc]
+        assert other[0] == "AccessDeniedException"
+    never = deny("kms:PutKeyPolicy", "*", Condition=when("StringEquals", "kms:PolicyName", "default"))
+    locked = refused(lambda: us.put_key_policy(KeyId=name, Policy=text(policy(anything, never)), **named))
+    assert locked[0] == "MalformedPolicyDocumentException"
+    us.put_key_policy(KeyId=name, Policy=text(policy(anything)), **named)

@@ -48,6 +48,7 @@ _SUPPLIED: Final = (
     "kms:MacAlgorithm",
     "kms:MultiRegion",
     "kms:MultiRegionKeyType",
+    "kms:PolicyName",
     "kms:PrimaryRegion",
     "kms:ReEncryptOnSameKey",
     "kms:ReplicaRegion",

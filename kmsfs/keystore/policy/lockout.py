@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from kmsfs.errors import MalformedPolicyError
+from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.document import Policy
 from kmsfs.keystore.policy.evaluate import Request, decide
 
 _ACTION: Final = "kms:PutKeyPolicy"
+#: The only policy that anybody puts.
+_DEFAULT: Final = parameter("kms:PolicyName", "default")
 
 
 def check_lockout(request: Request, new_policy: Policy, identity_policies: Sequence[Policy] = ()) -> None:
@@ -21,7 +24,7 @@ def check_lockout(request: Request, new_policy: Policy, identity_policies: Seque
         action=_ACTION,
         resource=request.resource,
         account=request.account,
-        context=request.context,
+        context=merge(request.context, _DEFAULT),
     )
     if not decide(later, key_policy=new_policy, identity_policies=identity_policies).allowed:
         raise MalformedPolicyError(

@@ -87,3 +87,21 @@ def test_policies_look_at_the_name_of_a_policy(us: Any, key: Any, named: dict[st
     locked = refused(lambda: us.put_key_policy(KeyId=name, Policy=text(policy(anything, never)), **named))
     assert locked[0] == "MalformedPolicyDocumentException"
     us.put_key_policy(KeyId=name, Policy=text(policy(anything)), **named)
+
+
+@pytest.mark.parametrize("attested", ["ImageSha384", "PCR0", "PCR31", "NitroTPMPCR4"])
+def test_what_is_left_to_enclaves_is_allowed_to_nobody(us: Any, attested: str) -> None:
+    condition = when("StringEqualsIgnoreCase", f"kms:RecipientAttestation:{attested}", "9fedcba8")
+    document = policy(
+        allow(["kms:PutKeyPolicy", "kms:DescribeKey"], ROOT),
+        allow("kms:GenerateDataKey", ROOT, Condition=condition),
+    )
+    name = us.create_key(Policy=text(document))["KeyMetadata"]["KeyId"]
+    assert refused(lambda: us.generate_data_key(KeyId=name, KeySpec="AES_256"))[0] == "AccessDeniedException"
+
+
+def test_no_enclave_attests_what_there_is_not(us: Any) -> None:
+    for key in ("kms:RecipientAttestation:PCR", "kms:RecipientAttestation:PCR32", "kms:RecipientAttestation"):
+        document = policy(allow(principal=ROOT, Condition=when("StringEquals", key, "9fedcba8")))
+        told = refused(lambda document=document: us.create_key(Policy=text(document)))  # type: ignore[misc]
+        assert told[0] == "MalformedPolicyDocumentException"

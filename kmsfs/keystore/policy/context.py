@@ -89,6 +89,8 @@ _NEVER_SUPPLIED: Final = (
     "aws:VpcSourceIp",
     "kms:KeyAgreementAlgorithm",
     "kms:MessageType",
+    "kms:RecipientAttestation:ImageSha384",
+    *(f"kms:RecipientAttestation:{kind}{n}" for kind in ("PCR", "NitroTPMPCR") for n in range(32)),
     "kms:SigningAlgorithm",
 )
 

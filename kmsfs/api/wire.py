@@ -53,7 +53,7 @@ def validation_error(problems: Sequence[str]) -> Refusal:
 
 def render_answer(output: Mapping[str, object] | None) -> bytes:
     """Return the body of an answer; actions without output have an empty one."""
-    return b"" if output is None else _dump(output)
+    return b"" if output is None else _dump(_in_milliseconds(output))
 
 
 def render_refusal(refusal: Refusal) -> bytes:
@@ -82,7 +82,18 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _dump(output: Mapping[str, object]) -> bytes:
+def _in_milliseconds(value: object) -> object:
+    """Return part of an answer with its moments as AWS tells them; nothing else in an answer is a float."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, Mapping):
+        return {name: _in_milliseconds(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_milliseconds(member) for member in value]
+    return value
+
+
+def _dump(output: object) -> bytes:
     return json.dumps(output, default=_wire_value, separators=(",", ":"), allow_nan=False).encode()
 
 

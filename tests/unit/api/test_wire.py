@@ -515,6 +515,14 @@ def test_answer_is_what_botocore_reads() -> None:
     assert answer["CiphertextBlob"] == b"\x00\xff"
 
 
+@pytest.mark.parametrize("moment", [1571767572.317499, datetime(2019, 10, 22, 18, 6, 12, 316_501, UTC)])
+def test_moments_are_told_in_milliseconds(moment: object) -> None:
+    made = {"CreationDate": moment}
+    body = render_answer({"KeyMetadata": made, "Grants": [made], "Rotations": (made,)})
+    told = {"CreationDate": 1571767572.317}
+    assert json.loads(body) == {"KeyMetadata": told, "Grants": [told], "Rotations": [told]}
+
+
 def test_answer_without_output_is_empty() -> None:
     assert render_answer(None) == b""
     assert render_answer({}) == b"{}"

@@ -197,6 +197,11 @@ def _create_grant(call: ActionCall) -> None:
     call.keystore.authorize_grant(call.region, call.caller, call.key(aliases=False), wanted, context)
 
 
+def _list_retirable_grants(call: ActionCall) -> None:
+    """On the retiring principal, by identity policies alone: not on the keys of the grants."""
+    call.require("ListRetirableGrants", resource=call.text("RetiringPrincipal"))
+
+
 def _retire_grant(call: ActionCall) -> None:
     call.keystore.authorize_retirement(call.caller, call.grant())
 
@@ -251,7 +256,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "ListKeyPolicies": _on_key("ListKeyPolicies"),
     "CreateGrant": _create_grant,
     "ListGrants": _on_key("ListGrants", _grants_alone),
-    "ListRetirableGrants": _on_account("ListRetirableGrants"),
+    "ListRetirableGrants": _list_retirable_grants,
     "RetireGrant": _retire_grant,
     "RevokeGrant": _on_key("RevokeGrant", _grants_alone),
     "EnableKeyRotation": _on_key("EnableKeyRotation", _period),

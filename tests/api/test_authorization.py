@@ -302,3 +302,22 @@ def test_a_grant_stands_on_one_key(clients: Clients) -> None:
     unknown = refused(lambda: root.retire_grant(KeyId=other, GrantId=made["GrantId"]))
     assert unknown[0] == "NotFoundException"
     assert root.list_grants(KeyId=other)["Grants"] == []
+
+
+def test_who_lists_retirable_grants_is_told_by_the_principal_that_retires(clients: Clients) -> None:
+    root, bob = clients.root, USER + "bob"
+    lists = {"Effect": "Allow", "Action": "kms:ListRetirableGrants"}
+    with Keystore.open(clients.served.home.path) as keystore:
+        keystore.principals.put_policy("carol", text(policy({**lists, "Resource": bob})), policy="lists")
+    carol = clients.of("carol")
+    assert refused(lambda: carol.list_retirable_grants(RetiringPrincipal=ROOT)) == (
+        "AccessDeniedException",
+        f"User: {USER}carol is not authorized to perform: kms:ListRetirableGrants on resource: {ROOT} "
+        "because no identity-based policy allows the kms:ListRetirableGrants action",
+    )
+    key = root.create_key()["KeyMetadata"]["Arn"]
+    made = root.create_grant(
+        KeyId=key, GranteePrincipal=ROOT, RetiringPrincipal=bob, Operations=["DescribeKey"]
+    )
+    listed = carol.list_retirable_grants(RetiringPrincipal=bob)["Grants"]
+    assert [grant["GrantId"] for grant in listed] == [made["GrantId"]]

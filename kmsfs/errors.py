@@ -66,6 +66,10 @@ class LimitExceededError(KeystoreError):
     """A quota is used up."""
 
 
+class AliasesUsedUpError(LimitExceededError):
+    """The key has as many aliases as a key may have."""
+
+
 class RotationsUsedUpError(LimitExceededError):
     """The key was rotated on demand as often as a key may be."""
 

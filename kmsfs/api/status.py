@@ -6,6 +6,7 @@ from typing import Final
 
 from kmsfs import errors
 from kmsfs.api.refusal import Refusal
+from kmsfs.keystore.aliases import MAX_ALIASES
 from kmsfs.keystore.tags import ALLOW_DELETION
 
 
@@ -43,6 +44,11 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
         "UnsupportedOperationException", message="{resource} is not a multi-Region primary key."
     ),
     errors.LimitExceededError: WireError("LimitExceededException"),
+    errors.AliasesUsedUpError: WireError(
+        "LimitExceededException",
+        message=f"Aliases per key quota for this account in this region is {MAX_ALIASES}, "
+        f"current usage is {MAX_ALIASES}.",
+    ),
     errors.RotationsUsedUpError: WireError(
         "LimitExceededException",
         message="The on-demand rotations limit has been reached for the given keyId. "

@@ -74,6 +74,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.NeverRotatesError: ExitCode.UNSUPPORTED,
     errors.NotPrimaryError: ExitCode.UNSUPPORTED,
     errors.LimitExceededError: ExitCode.LIMIT_EXCEEDED,
+    errors.AliasesUsedUpError: ExitCode.LIMIT_EXCEEDED,
     errors.RotationsUsedUpError: ExitCode.LIMIT_EXCEEDED,
     errors.RegionNotFoundError: ExitCode.NOT_FOUND,
     errors.KeyNotFoundError: ExitCode.NOT_FOUND,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from kmsfs.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError, LimitExceededError
+from kmsfs.errors import AccessDeniedError, AliasesUsedUpError, AlreadyExistsError, InvalidRequestError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.arn import alias_arn, check_alias
 from kmsfs.keystore.ledger import Changes, Ledger
@@ -90,7 +90,7 @@ def _require_target(snapshot: Snapshot, name: str, key_id: KeyId) -> None:
     next_state(key.state, Operation.POINT_ALIAS, key.arn)
     others = [other for other in snapshot.aliases.values() if other.target_key_id == key_id]
     if len([other for other in others if other.name != name]) >= MAX_ALIASES:
-        raise LimitExceededError(f"key {key.arn} has {MAX_ALIASES} aliases already")
+        raise AliasesUsedUpError(f"key {key.arn} has {MAX_ALIASES} aliases already")
 
 
 def _require_alike(snapshot: Snapshot, alias: AliasEntry, key_id: KeyId) -> None:

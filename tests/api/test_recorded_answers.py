@@ -223,6 +223,16 @@ def test_rotation_on_demand_answers_with_the_arn_until_its_limit(us: Any, key: A
     )
 
 
+def test_the_aliases_of_a_key_are_counted(us: Any, key: Any) -> None:
+    names = [f"alias/{key['KeyId']}/{number}" for number in range(51)]
+    for name in names[:50]:
+        us.create_alias(AliasName=name, TargetKeyId=key["KeyId"])
+    assert refused(lambda: us.create_alias(AliasName=names[50], TargetKeyId=key["KeyId"])) == (
+        "LimitExceededException",
+        "Aliases per key quota for this account in this region is 50, current usage is 50.",
+    )
+
+
 def test_only_encryption_keys_rotate(us: Any) -> None:
     key = us.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]
     for call in (us.enable_key_rotation, us.rotate_key_on_demand):

@@ -150,7 +150,8 @@ class Regions:
             where = self._region_for(named, ref, region)
         service = self._fresh_service(where)
         if named.account is not None and named.account != service.config.account:
-            raise KeyNotFoundError(f"{ref} is of another account", hint="kmsfs key list shows the keys")
+            missing = KeyNotFoundError if named.alias is None else AliasNotFoundError
+            raise missing(f"{ref} is of another account", hint="kmsfs key list shows the keys")
         if named.key_id is not None:
             return service, named.key_id
         return service, service.alias_target(str(named.alias))

@@ -97,6 +97,13 @@ def test_a_key_of_another_account_is_called_by_its_own_name(us: Any) -> None:
         )
 
 
+def test_an_alias_of_another_account_is_one_that_is_not_there(us: Any) -> None:
+    alias = re.sub("key/.*", "alias/files", FOREIGN)
+    for call in (us.describe_key, lambda **named: us.encrypt(Plaintext=b"x", **named)):
+        told = refused(lambda call=call: call(KeyId=alias))  # type: ignore[misc]
+        assert told == ("NotFoundException", f"Alias {alias} is not found.")
+
+
 @pytest.mark.parametrize(
     ("name", "code", "message"),
     [

@@ -182,6 +182,14 @@ class MalformedPolicyError(KeystoreError):
     """A policy does not parse, names something unknown, or would lock its author out."""
 
 
+class InvalidPrincipalError(MalformedPolicyError):
+    """A policy names a principal that there is not."""
+
+
+class LockoutError(MalformedPolicyError):
+    """Under the new policy its author could not change it again."""
+
+
 class PrincipalNotFoundError(KeystoreError):
     """No such user or access key."""
 

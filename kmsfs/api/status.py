@@ -109,6 +109,11 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     ),
     errors.AccessDeniedError: WireError("AccessDeniedException"),
     errors.MalformedPolicyError: WireError("MalformedPolicyDocumentException"),
+    errors.InvalidPrincipalError: WireError(
+        "MalformedPolicyDocumentException",
+        message="Policy contains a statement with one or more invalid principals.",
+    ),
+    errors.LockoutError: WireError("MalformedPolicyDocumentException", message="{sentence}"),
     errors.PrincipalNotFoundError: WireError("NotFoundException"),
     errors.InvalidArnError: WireError("InvalidArnException"),
     errors.GrantNotFoundError: WireError("NotFoundException"),

@@ -13,9 +13,9 @@ from kmsfs.errors import (
     InvalidArnError,
     InvalidGrantIdError,
     InvalidGrantTokenError,
+    InvalidPrincipalError,
     InvalidRequestError,
     LimitExceededError,
-    MalformedPolicyError,
 )
 from kmsfs.ids import KeyId, Region
 from kmsfs.keystore.aliases import changeable
@@ -137,7 +137,7 @@ def check_key_policy(snapshot: Snapshot, document: str) -> Policy:
     policy = parse_policy(document, PolicyKind.KEY)
     for arn in sorted(policy.named_principals):
         if not _exists(snapshot, arn):
-            raise MalformedPolicyError(
+            raise InvalidPrincipalError(
                 f"policy contains a statement with an invalid principal: {arn}",
                 hint="kmsfs user list shows the users",
             )

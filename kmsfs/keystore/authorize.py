@@ -170,7 +170,7 @@ class Authorizer:
             view.snapshot.standing.add((name, action, key.key_id))
 
     def check_lockout(self, caller: Caller, document: str, key: KeyMetadata | None) -> None:
-        """Raise MalformedPolicyError if the caller could not put a policy again; without a key, it is a new one's."""
+        """Raise LockoutError if the caller could not put a policy again; without a key, it is a new one's."""
         request = self.request(caller, "kms:PutKeyPolicy", key)
         policies = self._known(self._current(), caller.name).policies
         check_lockout(request, parse_policy(document, PolicyKind.KEY), policies)

@@ -78,7 +78,7 @@ class Permissions(Regions):
                 raise
 
     def check_new_policy(self, region: str, caller: Caller, document: str) -> None:
-        """Raise MalformedPolicyError if the caller could not change this policy of a new key again."""
+        """Raise LockoutError if the caller could not change this policy of a new key again."""
         self._fresh_service(region).authorizer.check_lockout(caller, document, None)
 
     def require_permission(self, key_arn: KeyArn, action: str, pairs: Pairs = NOTHING) -> None:

@@ -1,5 +1,6 @@
 """Answers and words that were recorded from AWS: clients and their test suites compare them letter by letter."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -221,6 +222,28 @@ def test_rotation_on_demand_answers_with_the_arn_until_its_limit(us: Any, key: A
         "The on-demand rotations limit has been reached for the given keyId. "
         f"No more on-demand rotations can be performed for this key: {key['Arn']}",
     )
+
+
+def names(*principals: str, action: str = "kms:*") -> str:
+    """Return a key policy that allows some principals an action."""
+    statement = {"Effect": "Allow", "Principal": {"AWS": principals}, "Action": action, "Resource": "*"}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def test_policies_that_aws_refuses(us: Any, key: Any) -> None:
+    root = f"arn:aws:iam::{key['AWSAccountId']}:root"
+    invalid = "Policy contains a statement with one or more invalid principals."
+    lockout = "The new key policy will not allow you to update the key policy in the future."
+    for policy, said in (
+        (names(root, root.replace("root", "user/nobody")), invalid),
+        (names(root, "arn:aws:iam::12:root"), invalid),
+        (names(root, action="kms:Encrypt"), lockout),
+    ):
+        for call in (us.create_key, lambda **more: us.put_key_policy(KeyId=key["KeyId"], **more)):
+            assert refused(lambda call=call, policy=policy: call(Policy=policy)) == (  # type: ignore[misc]
+                "MalformedPolicyDocumentException",
+                said,
+            )
 
 
 def test_the_aliases_of_a_key_are_counted(us: Any, key: Any) -> None:

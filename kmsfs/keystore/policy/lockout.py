@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from kmsfs.errors import MalformedPolicyError
+from kmsfs.errors import LockoutError
 from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.document import Policy
 from kmsfs.keystore.policy.evaluate import Request, decide
@@ -14,7 +14,7 @@ _DEFAULT: Final = parameter("kms:PolicyName", "default")
 
 
 def check_lockout(request: Request, new_policy: Policy, identity_policies: Sequence[Policy] = ()) -> None:
-    """Raise MalformedPolicyError if the caller could not put a policy again under the new one.
+    """Raise LockoutError if the caller could not put a policy again under the new one.
 
     ``request`` is the PutKeyPolicy or CreateKey call itself. The caller skips this function when the request
     has BypassPolicyLockoutSafetyCheck, a right of its own: ``kms:BypassPolicyLockoutSafetyCheck``.
@@ -27,7 +27,7 @@ def check_lockout(request: Request, new_policy: Policy, identity_policies: Seque
         context=merge(request.context, _DEFAULT),
     )
     if not decide(later, key_policy=new_policy, identity_policies=identity_policies).allowed:
-        raise MalformedPolicyError(
+        raise LockoutError(
             "the new key policy will not allow you to update the key policy in the future",
             hint="name yourself or your account for kms:PutKeyPolicy, or bypass the lock-out check",
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from kmsfs.errors import InvalidPrincipalError
+
 _PRINCIPAL_ARN: Final = re.compile(
     r"arn:aws[a-z-]*:(?:iam|sts)::(?P<account>\d{12}):"
     r"(?P<kind>root|(?:user|role|assumed-role|federated-user)/(?P<path>[\w+=,.@/-]+))",
@@ -73,7 +75,7 @@ class PrincipalSet:
 
 
 def compile_principals(element: object, *, negated: bool) -> PrincipalSet:
-    """Compile a Principal or NotPrincipal element; raise ValueError if it is malformed."""
+    """Compile a Principal or NotPrincipal element; raise ValueError or InvalidPrincipalError if it is malformed."""
     if element == "*":
         return _everyone(negated=negated)
     if not isinstance(element, dict) or not element:
@@ -108,4 +110,4 @@ def _name(kind: str, value: object) -> str:
         return value
     if _ACCOUNT.fullmatch(value):
         return f"arn:aws:iam::{value}:root"
-    raise ValueError(f"invalid principal {value!r}")
+    raise InvalidPrincipalError(f"key policy: invalid principal {value!r}")

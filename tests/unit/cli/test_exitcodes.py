@@ -13,7 +13,7 @@ def leaves(base: type[errors.KmsfsError] = errors.KmsfsError) -> list[type[error
 
 
 # Bases that are raised themselves: an alias or region that exists, bytes that do not parse, a malformed alias or
-# tag, a key that is not there, for something else or not in the right state, a quota, what no key can do.
+# tag, a key that is not there, for something else or not in the right state, a quota, a policy, what no key can do.
 RAISED_BASES = [
     errors.AlreadyExistsError,
     errors.FormatError,
@@ -22,6 +22,7 @@ RAISED_BASES = [
     errors.KeyNotFoundError,
     errors.KeyStateError,
     errors.LimitExceededError,
+    errors.MalformedPolicyError,
     errors.TagError,
     errors.UnsupportedOperationError,
 ]

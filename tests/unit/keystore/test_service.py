@@ -247,7 +247,7 @@ def test_every_way_to_name_a_key(keystore: Keystore) -> None:
         ("main", US, InvalidRequestError),
         ("", US, InvalidRequestError),
         ("arn:aws:kms:us-east-9:000000000000:alias/main", None, RegionNotFoundError),
-        ("arn:aws:kms:us-east-1:111111111111:alias/main", None, KeyNotFoundError),
+        ("arn:aws:kms:us-east-1:111111111111:alias/main", None, AliasNotFoundError),
         ("arn:aws:kms:us-east-1:000000000000:alias/main", EU, KeyNotFoundError),
         ("arn:aws:s3:us-east-1:000000000000:alias/main", None, InvalidRequestError),
     ],

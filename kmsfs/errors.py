@@ -82,6 +82,10 @@ class KeyNotFoundError(KeystoreError):
     """The key, or the material a blob names, is not in this keystore."""
 
 
+class MaterialNotFoundError(KeyNotFoundError):
+    """The key is there and has no material of that id."""
+
+
 class UnknownMaterialError(KeyNotFoundError):
     """The key material that a blob names is not in this region."""
 

@@ -56,6 +56,7 @@ WIRE_ERRORS: Final[dict[type[errors.KmsfsError], WireError]] = {
     ),
     errors.RegionNotFoundError: WireError("NotFoundException"),
     errors.KeyNotFoundError: WireError("NotFoundException", message="Key '{resource}' does not exist"),
+    errors.MaterialNotFoundError: WireError("NotFoundException"),
     errors.UnknownMaterialError: WireError(
         "AccessDeniedException",
         message="The ciphertext refers to a customer master key that does not exist, does not exist in this "

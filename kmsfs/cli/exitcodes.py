@@ -78,6 +78,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.RotationsUsedUpError: ExitCode.LIMIT_EXCEEDED,
     errors.RegionNotFoundError: ExitCode.NOT_FOUND,
     errors.KeyNotFoundError: ExitCode.NOT_FOUND,
+    errors.MaterialNotFoundError: ExitCode.NOT_FOUND,
     errors.UnknownMaterialError: ExitCode.NOT_FOUND,
     errors.KeyDisabledError: ExitCode.KEY_DISABLED,
     errors.KeyPendingDeletionError: ExitCode.KEY_PENDING_DELETION,

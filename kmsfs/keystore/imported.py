@@ -13,8 +13,8 @@ from typing import Final
 from kmsfs.errors import (
     IncorrectKeyMaterialError,
     InvalidRequestError,
-    KeyNotFoundError,
     KeyStateError,
+    MaterialNotFoundError,
     NothingToRotateToError,
     RotationPendingError,
     UnsupportedOperationError,
@@ -94,7 +94,7 @@ class ImportedMaterial:
             if wanted is None:
                 return key
             if all(material.material_id != wanted for material in key.materials):
-                raise KeyNotFoundError(f"key {key.arn} has no material {wanted.hex()}")
+                raise MaterialNotFoundError(f"key {key.arn} has no material {wanted.hex()}")
             self._condemn(key_id, wanted, lambda material: True)
             self._finish(self._ledger.snapshot.key(key_id))
         return self._ledger.snapshot.key(key_id)

@@ -135,6 +135,15 @@ def test_rotation_with_new_material(us: Any) -> None:
     assert us.decrypt(CiphertextBlob=old)["Plaintext"] == b"old"
 
 
+def test_material_that_a_key_never_had_is_not_deleted(us: Any) -> None:
+    key = make(us)
+    bring(us, key, **FOREVER)
+    name, unknown = key["KeyId"], "0" * 64
+    told = refused(lambda: us.delete_imported_key_material(KeyId=name, KeyMaterialId=unknown))
+    assert told == ("NotFoundException", f"key {key['Arn']} has no material {unknown}")
+    assert us.describe_key(KeyId=name)["KeyMetadata"]["KeyState"] == "Enabled"
+
+
 def test_a_mac_key_of_ours(us: Any) -> None:
     key = make(us, KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")
     bring(us, key, bytes(range(32)))

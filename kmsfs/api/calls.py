@@ -10,6 +10,7 @@ from typing import Final, cast
 from kmsfs.api.refusal import Refusal
 from kmsfs.errors import InvalidRequestError
 from kmsfs.ids import KeyId, Region
+from kmsfs.keystore.admission import checked_context
 from kmsfs.keystore.arn import ALIAS_PREFIX, RESERVED_ALIAS_PREFIX, alias_arn, key_arn
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
 from kmsfs.keystore.model import GrantEntry, KeyMetadata, KeyUsage
@@ -20,6 +21,7 @@ from kmsfs.keystore.transitions import Operation, check_use
 
 Output = Mapping[str, object] | None
 
+_CONTEXTS: Final = ("EncryptionContext", "SourceEncryptionContext", "DestinationEncryptionContext")
 _NO_ALIAS: Final = (
     'Alias must start with the prefix "alias/". Please see '
     "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
@@ -158,6 +160,8 @@ class ActionCall:
         if self.parameters.get("DryRun"):
             if operation is not None:
                 check_use(key, operation)
+            for name in _CONTEXTS:
+                checked_context(self.context(name))
             raise Refusal(
                 "DryRunOperationException",
                 "The request would have succeeded, but the DryRun option is set.",

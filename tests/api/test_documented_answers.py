@@ -59,6 +59,23 @@ def test_a_dry_run_tells_that_a_mac_key_has_another_algorithm(us: Any, mac_key: 
         assert refused(lambda named=named: us.verify_mac(Mac=b"x", **named))[0] == code  # type: ignore[misc]
 
 
+def test_a_dry_run_tells_that_an_encryption_context_is_too_long(us: Any, key: Any) -> None:
+    name, long = key["KeyId"], {"k": "v" * 9000}
+    blob = us.encrypt(KeyId=name, Plaintext=b"x")["CiphertextBlob"]
+    for call in (
+        lambda: us.encrypt(KeyId=name, Plaintext=b"x", EncryptionContext=long, DryRun=True),
+        lambda: us.decrypt(CiphertextBlob=blob, EncryptionContext=long, DryRun=True),
+        lambda: us.generate_data_key(KeyId=name, KeySpec="AES_256", EncryptionContext=long, DryRun=True),
+        lambda: us.re_encrypt(
+            CiphertextBlob=blob, DestinationKeyId=name, SourceEncryptionContext=long, DryRun=True
+        ),
+        lambda: us.re_encrypt(
+            CiphertextBlob=blob, DestinationKeyId=name, DestinationEncryptionContext=long, DryRun=True
+        ),
+    ):
+        assert refused(call)[0] == "ValidationException"
+
+
 def test_the_policy_of_ram_is_not_put(us: Any, key: Any) -> None:
     name, own = key["KeyId"], text(policy(allow(principal=ROOT)))
     assert refused(lambda: us.put_key_policy(KeyId=name, PolicyName="AWS_RAM", Policy=own)) == (

@@ -18,69 +18,54 @@ from kmsfs.errors import (
 from kmsfs.format.blob import Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyId, MaterialId
-from kmsfs.keystore.recording import Recording
+from kmsfs.keystore.recording import Purpose, Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.stand_ins import MULTI_REGION_MARK, StandIns
-from kmsfs.keystore.transitions import Operation
 
 
 class Admission(StandIns):
     """Admits uses of keys. A refusal is recorded."""
 
     def _admit(
-        self,
-        service: RegionService,
-        action: str,
-        key_id: KeyId,
-        context: Mapping[str, str],
-        operation: Operation,
-        *,
-        counted: bool = False,
+        self, purpose: Purpose, service: RegionService, key_id: KeyId, context: Mapping[str, str]
     ) -> MaterialEntry:
-        """Return what a key encrypts with now, if this use of it is allowed; one action is always one operation."""
-        entry = (service.ledger.latest or service.ledger.reload()).admitted.get((action, key_id))
+        """Return what a key encrypts with now, if it may be used so."""
+        entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, key_id))
         if entry is None:
-            with self.audits.refusal(service, action, key_id, context, counted=counted):
-                entry = service.current(key_id, operation)
-            self._keep(service, action, key_id, entry)
+            with self.audits.refusal(purpose, service, key_id, context):
+                entry = service.current(key_id, purpose.operation)
+            self._keep(purpose, service, key_id, entry)
         return entry
 
     def _admit_blob(
-        self,
-        blob: Blob,
-        context: Mapping[str, str],
-        action: str,
-        ref: str | None,
-        region: str | None,
-        *,
-        counted: bool = False,
+        self, purpose: Purpose, blob: Blob, context: Mapping[str, str], ref: str | None, region: str | None
     ) -> tuple[RegionService, MaterialEntry]:
         """Return what a blob is under, and where, if it may be decrypted; ``ref`` is the only key that will do."""
         service = self._service_of_blob(blob, region)
         _, key_arn, material_id = blob.head
-        entry = (service.ledger.latest or service.ledger.reload()).admitted.get((action, material_id))
+        entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, material_id))
         if entry is None or entry.key.arn != key_arn or not (ref is None or ref == key_arn):
             if ref is not None and region is None:
                 ref = self.serving_key(ref)
-            with self.audits.refusal(service, action, None, context, counted=counted) as use:
+            with self.audits.refusal(purpose, service, None, context) as use:
                 entry = self._entry_of(service, blob, ref, use)
-                service.require_use(entry.key, Operation.DECRYPT)
-            self._keep(service, action, material_id, entry)
+                service.require_use(entry.key, purpose.operation)
+            self._keep(purpose, service, material_id, entry)
         return service, entry
 
     def _keep(
-        self, service: RegionService, action: str, by: KeyId | MaterialId, entry: MaterialEntry
+        self, purpose: Purpose, service: RegionService, by: KeyId | MaterialId, entry: MaterialEntry
     ) -> None:
         """Let an admission stand, if it was given by the metadata that are the latest now and depends on them alone."""
         key, snapshot = entry.key, service.snapshot
         if (
             snapshot.materials.get(entry.material.material_id) is entry
             and all(material.expires_at is None for material in key.materials)
-            and self.standing.holds(snapshot, action, key.key_id)
+            and self.standing.holds(snapshot, purpose.action, key.key_id)
         ):
-            snapshot.admitted[action, by] = entry
+            snapshot.admitted[purpose, by] = entry
 
     def _service_of_blob(self, blob: Blob, region: str | None) -> RegionService:
         """Return the region that the request names, or else the blob: where to look, and nothing more."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Final
@@ -102,8 +101,7 @@ class AuditLog:
         self._failure: OSError | KmsfsError | None = None
         self._failed_at = 0.0
         self._written_up = time.monotonic()  # when counts and checkpoint were last written
-        #: For the uses that opening files makes: counted, and recorded without the file.
-        self.counting = Counting(self.itself, partial(self.count, without=FILE_ID_PAIR))
+        self.counting = Counting(self.itself, self.count)  # for the uses that opening files makes
 
     @property
     def actor(self) -> Actor:
@@ -125,15 +123,14 @@ class AuditLog:
         if overgrown or time.monotonic() - self._written_up >= 2 * INTERVAL_S:
             self._keep_up()
 
-    def count(self, event: Event, *, without: str | None = None) -> None:
+    def count(self, event: Event) -> None:
         """Add to what one record says later on, within a minute: for uses that come by the thousand.
 
-        ``without``: the pair of the encryption context that is left out, because it differs each time.
+        What the encryption context says of the file is left out: it differs each time.
         """
         actor, action, key_arn, context, result, uses, _, _ = event
         shared = {**context}
-        if without is not None:
-            shared.pop(without, None)
+        shared.pop(FILE_ID_PAIR, None)
         kind = (actor, action, key_arn, result, *shared.items())
         with self._lock:
             found = self._counts.get(kind)

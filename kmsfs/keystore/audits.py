@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from kmsfs.errors import KmsfsError
 from kmsfs.ids import KeyArn, KeyId, Region
@@ -16,11 +16,9 @@ from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
-from kmsfs.keystore.recording import Permit, Recording, Refusal, record_failure
+from kmsfs.keystore.ports import AuditSink
+from kmsfs.keystore.recording import Permit, Purpose, Recording, Refusal, record_failure
 from kmsfs.keystore.region import RegionService
-
-if TYPE_CHECKING:
-    from kmsfs.keystore.ports import AuditSink
 
 ITSELF: Final = "kmsfs"  # on whose behalf the keystore does what is due, whoever's request comes just then
 
@@ -68,36 +66,24 @@ class Audits:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)
 
     def refusal(
-        self,
-        service: RegionService,
-        action: str,
-        key_id: KeyId | None,
-        context: Mapping[str, str],
-        *,
-        counted: bool = False,
+        self, purpose: Purpose, service: RegionService, key_id: KeyId | None, context: Mapping[str, str]
     ) -> Recording:
         """The admission of a use: ``with`` it, a refusal is recorded. ``recorded`` is for the use itself."""
-        log = self._logs[service.config.region]
-        sink: AuditSink = log.counting if counted else log
-        return Refusal(lambda _: sink, self._permit, service, action, key_id, context)
+        sink = self._sink(purpose, service)
+        return Refusal(lambda _: sink, self._permit, service, purpose.action, key_id, context)
 
     def recorded(
         self,
+        purpose: Purpose,
         service: RegionService,
-        action: str,
         arn: KeyArn,
         context: Mapping[str, str],
         use: Callable[..., T],
         *arguments: object,
-        counted: bool = False,
     ) -> T:
-        """Return what ``use`` makes of ``arguments``: one use of a key that was admitted.
-
-        ``counted``: one of the many that opening files makes (``AuditLog.counting``).
-        """
-        log = self._logs[service.config.region]
-        sink: AuditSink = log.counting if counted else log
-        actor = acting.get(sink.itself)
+        """Return what ``use`` makes of ``arguments``: one use of a key that was admitted."""
+        sink = self._sink(purpose, service)
+        actor, action = acting.get(sink.itself), purpose.action
         try:
             answer = use(*arguments)
         except BaseException as error:
@@ -105,6 +91,10 @@ class Audits:
             raise
         sink.record(_new(Event, (actor, action, arn, context, DONE, *_ONE)))
         return answer
+
+    def _sink(self, purpose: Purpose, service: RegionService) -> AuditSink:
+        log = self._logs[service.config.region]
+        return log.counting if purpose.counted else log
 
     def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
         """One change of a key or alias. It is not begun if it could not be recorded."""

@@ -73,8 +73,8 @@ class Snapshot:
     next_due: float  # when the first rotation or deletion is due
     #: What is allowed while these are the metadata, as (name, action, key id): see ``require_standing``.
     standing: set[tuple[str, str, KeyId]] = field(default_factory=set, repr=False, compare=False)
-    #: What uses were admitted to for as long, by action and key or material: see ``Admission``.
-    admitted: dict[tuple[str, KeyId | MaterialId], MaterialEntry] = field(
+    #: What uses were admitted to for as long, by purpose and key or material: see ``Admission``.
+    admitted: dict[tuple[object, KeyId | MaterialId], MaterialEntry] = field(
         default_factory=dict, repr=False, compare=False
     )
 

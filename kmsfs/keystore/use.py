@@ -18,15 +18,22 @@ from kmsfs.keystore.admission import Admission, checked, checked_blob, checked_c
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.recording import Purpose
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
+from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.transitions import Operation
 
 MAX_DATA_KEY_SIZE = 1024
-_ENCRYPT = Operation.ENCRYPT
-_GENERATE = Operation.GENERATE_DATA_KEY
-_DECRYPT = Operation.DECRYPT
+_GENERATE_DATA_KEY = Purpose("GenerateDataKey", Operation.GENERATE_DATA_KEY)
+_ENCRYPT = Purpose("Encrypt", Operation.ENCRYPT)
+_DECRYPT = Purpose("Decrypt", Operation.DECRYPT)
+_RE_ENCRYPT_FROM = Purpose("ReEncryptFrom", Operation.DECRYPT)
+_RE_ENCRYPT_TO = Purpose("ReEncryptTo", Operation.ENCRYPT)
+_UNWRAP = Purpose("Decrypt", Operation.DECRYPT, counted=True)
+_UNWRAP_TO_REWRAP = Purpose("ReEncryptFrom", Operation.DECRYPT, counted=True)
+_REWRAP = Purpose("ReEncryptTo", Operation.ENCRYPT, counted=True)
 _new = tuple.__new__  # what the constructor of a named tuple, a function of Python, calls
 
 
@@ -40,7 +47,7 @@ class KeyUse(Admission):
         if not 1 <= length <= MAX_DATA_KEY_SIZE:
             raise InvalidRequestError(f"data key length must be 1 to {MAX_DATA_KEY_SIZE} bytes, not {length}")
         plaintext = random_bytes(length)
-        sealed = self._encrypt("GenerateDataKey", _GENERATE, ref, plaintext, context, region)
+        sealed = self._encrypt(_GENERATE_DATA_KEY, ref, plaintext, context, region)
         return _new(GeneratedDataKey, (plaintext, *sealed))
 
     def generate_data_keys(
@@ -71,8 +78,9 @@ class KeyUse(Admission):
         with self.audits.use(service, action, key_id, shared_pairs(contexts)) as use:
             try:
                 for data_key, context in zip(data_keys, encoded_contexts, strict=True):
-                    entry = service.current(key_id, _ENCRYPT)
-                    made.append(_new(EncryptResult, service.seal(entry, _ENCRYPT, data_key, context)))
+                    entry = service.current(key_id, Operation.ENCRYPT)
+                    sealed = service.seal(entry, Operation.ENCRYPT, data_key, context)
+                    made.append(_new(EncryptResult, sealed))
             finally:
                 use.uses = len(made)
         return made
@@ -95,38 +103,10 @@ class KeyUse(Admission):
         return opened
 
     def encrypt(
-        self,
-        ref: str,
-        plaintext: bytes,
-        context: Mapping[str, str],
-        *,
-        region: str | None = None,
-        action: str = "Encrypt",
-        counted: bool = False,
+        self, ref: str, plaintext: bytes, context: Mapping[str, str], *, region: str | None = None
     ) -> EncryptResult:
-        """Encrypt 1 to 4096 bytes under a CMK; recorded as ``action``, or counted as one (``Counting``)."""
-        if not 1 <= len(plaintext) <= MAX_PLAINTEXT_SIZE:
-            raise InvalidRequestError(
-                f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
-                hint="encrypt larger data under a data key: kmsfs generate-data-key",
-            )
-        return _new(EncryptResult, self._encrypt(action, _ENCRYPT, ref, plaintext, context, region, counted))
-
-    def _encrypt(
-        self,
-        action: str,
-        operation: Operation,
-        ref: str,
-        plaintext: bytes,
-        context: Mapping[str, str],
-        region: str | None,
-        counted: bool = False,
-    ) -> tuple[bytes, KeyArn, MaterialId]:
-        encoded_context = checked_context(context)
-        service, key_id = self._locate(ref, region)
-        entry = self._admit(service, action, key_id, context, operation, counted=counted)
-        use = service.seal, entry, operation, plaintext, encoded_context
-        return self.audits.recorded(service, action, entry.key.arn, context, *use, counted=counted)
+        """Encrypt 1 to 4096 bytes under a CMK."""
+        return _new(EncryptResult, self._encrypt(_ENCRYPT, ref, plaintext, context, region))
 
     def decrypt(
         self,
@@ -135,15 +115,10 @@ class KeyUse(Admission):
         *,
         ref: str | None = None,
         region: str | None = None,
-        action: str = "Decrypt",
-        counted: bool = False,
     ) -> DecryptResult:
-        """Decrypt a blob; ``ref`` names the only key that is acceptable. Recorded as ``encrypt`` is."""
-        named, encoded_context = checked(blob, context)
-        service, entry = self._admit_blob(named, context, action, ref, region, counted=counted)
-        arn, use = entry.key.arn, (service.open, entry, named, encoded_context)
-        plaintext = self.audits.recorded(service, action, arn, context, *use, counted=counted)
-        return _new(DecryptResult, (plaintext, arn, entry.material.material_id))
+        """Decrypt a blob; ``ref`` names the only key that is acceptable."""
+        plaintext, entry = self._decrypt(_DECRYPT, blob, context, ref, region)
+        return _new(DecryptResult, (plaintext, entry.key.arn, entry.material.material_id))
 
     def generate_mac(self, ref: str, message: bytes, algorithm: str, *, region: str | None = None) -> bytes:
         """Return the MAC of 1 to 4096 bytes under a MAC key; ``algorithm`` is AWS's name of the key's own."""
@@ -178,15 +153,9 @@ class KeyUse(Admission):
         source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source = self.decrypt(
-            blob, source_context, ref=source_ref, region=source_region, action="ReEncryptFrom"
-        )
-        target = self.encrypt(
-            destination_ref, source.plaintext, destination_context, region=region, action="ReEncryptTo"
-        )
-        return ReEncryptResult(
-            target.blob, target.key_arn, target.material_id, source.key_arn, source.material_id
-        )
+        plaintext, source = self._decrypt(_RE_ENCRYPT_FROM, blob, source_context, source_ref, source_region)
+        target = self._encrypt(_RE_ENCRYPT_TO, destination_ref, plaintext, destination_context, region)
+        return ReEncryptResult(*target, source.key.arn, source.material.material_id)
 
     # --- for the file system --------------------------------------------------------------------
     def check_usable(self, key_arn: str, action: str = "Decrypt", pairs: Mapping[str, str] = NOTHING) -> None:
@@ -204,15 +173,15 @@ class KeyUse(Admission):
 
     def unwrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
         """Return the data key of a file that is opened: as ``decrypt``, but counted."""
-        return self.decrypt(blob, context, ref=ref, counted=True).plaintext
+        return self._decrypt(_UNWRAP, blob, context, ref, None)[0]
 
     def unwrap_to_rewrap(self, blob: bytes, context: Mapping[str, str], *, ref: str) -> bytes:
         """Return the data key of a file that gets new slots: counted like ``unwrap``, as one half of a ReEncrypt."""
-        return self.decrypt(blob, context, ref=ref, action="ReEncryptFrom", counted=True).plaintext
+        return self._decrypt(_UNWRAP_TO_REWRAP, blob, context, ref, None)[0]
 
     def rewrap(self, key_arn: str, data_key: bytes, context: Mapping[str, str]) -> EncryptResult:
         """Wrap the data key of a file anew: the other half."""
-        return self.encrypt(self.serving_key(key_arn), data_key, context, action="ReEncryptTo", counted=True)
+        return _new(EncryptResult, self._encrypt(_REWRAP, self.serving_key(key_arn), data_key, context, None))
 
     def measure(self, key_arns: Iterable[str]) -> None:
         """Measure how far the tokens of these keys are; see ``Nearness.measure``."""
@@ -265,10 +234,37 @@ class KeyUse(Admission):
         except KmsfsError:
             return None
 
+    def _encrypt(
+        self, purpose: Purpose, ref: str, plaintext: bytes, context: Mapping[str, str], region: str | None
+    ) -> tuple[bytes, KeyArn, MaterialId]:
+        if not 1 <= len(plaintext) <= MAX_PLAINTEXT_SIZE:
+            raise InvalidRequestError(
+                f"plaintext must be 1 to {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}",
+                hint="encrypt larger data under a data key: kmsfs generate-data-key",
+            )
+        encoded = checked_context(context)
+        service, key_id = self._locate(ref, region)
+        entry = self._admit(purpose, service, key_id, context)
+        use = service.seal, entry, purpose.operation, plaintext, encoded
+        return self.audits.recorded(purpose, service, entry.key.arn, context, *use)
+
+    def _decrypt(
+        self,
+        purpose: Purpose,
+        blob: bytes,
+        context: Mapping[str, str],
+        ref: str | None,
+        region: str | None,
+    ) -> tuple[bytes, MaterialEntry]:
+        named, encoded = checked(blob, context)
+        service, entry = self._admit_blob(purpose, named, context, ref, region)
+        use = service.open, entry, named, encoded
+        return self.audits.recorded(purpose, service, entry.key.arn, context, *use), entry
+
 
 def _new_data_key(service: RegionService, key_id: KeyId, context: bytes, length: int) -> GeneratedDataKey:
-    plaintext = random_bytes(length)
-    sealed = service.seal(service.current(key_id, _GENERATE), _GENERATE, plaintext, context)
+    plaintext, operation = random_bytes(length), Operation.GENERATE_DATA_KEY
+    sealed = service.seal(service.current(key_id, operation), operation, plaintext, context)
     return _new(GeneratedDataKey, (plaintext, *sealed))
 
 
@@ -278,7 +274,7 @@ def _opened(service: RegionService, key_id: KeyId, blob: bytes, context: Mapping
         entry = service.entry(named.head.material_id)
         if entry.key.key_id != key_id:
             return None
-        service.require_use(entry.key, _DECRYPT)
+        service.require_use(entry.key, Operation.DECRYPT)
         return service.open(entry, named, encoded_context)
     except (InvalidCiphertextError, UnknownMaterialError):
         return None

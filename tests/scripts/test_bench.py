@@ -65,7 +65,7 @@ def test_memory_is_read_from_the_daemon(tmp_path: Path) -> None:
 def test_every_use_of_a_key_is_measured_for_both_suites(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CALLS", "BATCH", "WARM_UP", "DISTINCT"):
+    for name in ("CALLS", "LOOPS", "BATCH", "WARM_UP", "DISTINCT"):
         monkeypatch.setattr(kms_inside, name, 3)
     rows = kms_inside.compare_in_process(tmp_path / "home", 2)
     assert [row.name.split(",")[:2] for row in rows[::2]] == [

@@ -14,11 +14,14 @@ from kmsfs.errors import (
     KeyDisabledError,
     KmsfsError,
 )
+from kmsfs.keystore.recording import Purpose
 from kmsfs.keystore.service import Keystore
+from kmsfs.keystore.transitions import Operation
 
 ROOT = "arn:aws:iam::000000000000:root"
 US, EU = "us-east-1", "eu-west-1"
 MAIN = "alias/main"
+ENCRYPT = Purpose("Encrypt", Operation.ENCRYPT)
 FIRST, SECOND = {"file": "1"}, {"file": "2"}
 
 
@@ -110,9 +113,9 @@ def test_an_admission_of_older_metadata_is_not_kept(ks_home: Path) -> None:
         key = keystore.resolve(MAIN, region=EU)
         for _ in range(2):  # the first one reserves uses: that changes the metadata
             keystore.encrypt(key.arn, b"x", FIRST)
-        entry = service.snapshot.admitted["Encrypt", key.key_id]
+        entry = service.snapshot.admitted[ENCRYPT, key.key_id]
         keystore.disable_key(key.arn)
-        keystore._keep(service, "Encrypt", key.key_id, entry)
+        keystore._keep(ENCRYPT, service, key.key_id, entry)
         assert not service.snapshot.admitted
 
 

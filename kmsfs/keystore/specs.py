@@ -5,6 +5,7 @@ from typing import Final
 
 from kmsfs.errors import InvalidRequestError, WrongAlgorithmError
 from kmsfs.keystore.model import KeyMetadata, KeySpec, KeyUsage
+from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, UNCONSTRAINED
 from kmsfs.keystore.ports import Digest
 
 
@@ -42,27 +43,15 @@ def mac_digest(key: KeyMetadata, algorithm: str) -> Digest:
     return digest
 
 
-_GRANTED_ON_ANY: Final = frozenset({"CreateGrant", "DescribeKey", "RetireGrant"})
 _GRANTED: Final = {
-    KeyUsage.ENCRYPT_DECRYPT: frozenset(
-        {
-            "Decrypt",
-            "Encrypt",
-            "GenerateDataKey",
-            "GenerateDataKeyPair",
-            "GenerateDataKeyPairWithoutPlaintext",
-            "GenerateDataKeyWithoutPlaintext",
-            "ReEncryptFrom",
-            "ReEncryptTo",
-        }
-    ),
+    KeyUsage.ENCRYPT_DECRYPT: frozenset(action.removeprefix("kms:") for action in CONTEXT_ACTIONS),
     KeyUsage.GENERATE_VERIFY_MAC: frozenset({"GenerateMac", "VerifyMac"}),
 }
 
 
 def check_grantable(key: KeyMetadata, operations: frozenset[str]) -> None:
     """Raise InvalidRequestError if a grant names operations that no key of that usage does."""
-    foreign = operations - _GRANTED[key.usage] - _GRANTED_ON_ANY
+    foreign = operations - _GRANTED[key.usage] - UNCONSTRAINED
     if foreign:
         raise InvalidRequestError(
             f"grant operations {', '.join(sorted(foreign))} are not for key usage {key.usage.value} of {key.arn}"

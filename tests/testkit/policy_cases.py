@@ -488,6 +488,7 @@ def _conditions() -> list[Case]:
 
     app = "kms:EncryptionContext:AppName"
     keys = "kms:EncryptionContextKeys"
+    attested = "kms:RecipientAttestation:PCR0"
     excel = {"encryption_context": {"AppName": "ExcelApp"}}
     return [
         on("context value equals", when("StringEquals", app, "ExcelApp"), KEY, **excel),
@@ -789,6 +790,21 @@ def _conditions() -> list[Case]:
             "deny unless in a network feature that is not there",
             when("StringNotEquals", "aws:SourceVpce", "vpce-1"),
             KEY_DENIES,
+        ),
+        *(
+            denied_on(
+                f"deny without attestation: {operator} {value}", when(operator, attested, value), outcome
+            )
+            for operator, value, outcome in [
+                ("StringNotEquals", "9fed", KEY_DENIES),
+                ("StringNotEqualsIgnoreCase", "9fed", KEY_DENIES),
+                ("StringNotLike", "9fed*", KEY_DENIES),
+                ("StringEqualsIfExists", "9fed", KEY_DENIES),
+                ("ForAllValues:StringEquals", "9fed", KEY_DENIES),
+                ("Null", "true", KEY_DENIES),
+                ("StringEquals", "9fed", KEY),
+                ("Null", "false", KEY),
+            ]
         ),
     ]
 

@@ -72,7 +72,7 @@ KMS_ACTIONS: Final = frozenset(
     ]
 )
 
-#: Actions that name no key: only identity policies decide, on the resource ``*``.
+#: Actions that name no key: only identity policies decide, on the resource ``*`` or, ListRetirableGrants, a principal.
 ACCOUNT_ACTIONS: Final = frozenset(
     {
         "kms:CreateKey",
@@ -102,6 +102,9 @@ CONTEXT_ACTIONS: Final = frozenset(
         "kms:ReEncryptTo",
     }
 )
+
+#: Operations without an encryption context that a grant may allow beside a constraint, and on a key of any usage.
+UNCONSTRAINED: Final = frozenset({"CreateGrant", "DescribeKey", "RetireGrant"})
 
 #: What CreateGrant may hand on.
 GRANT_OPERATIONS: Final = frozenset(

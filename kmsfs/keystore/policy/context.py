@@ -1,7 +1,8 @@
 """What a policy can see of a request: condition keys and their values.
 
-Keys are compared without regard to case, values as they are. A key that no request can ever carry is
-refused when a policy is put: under a negated operator it would always hold.
+Keys are compared without regard to case, values as they are. A key that does not exist is refused when a policy
+is put: under a negated operator it would always hold. One that exists at AWS and has no value here is taken, and
+counts as absent: a condition on it does not hold, but under operators that hold for what is absent.
 """
 
 from collections.abc import Iterable, Mapping

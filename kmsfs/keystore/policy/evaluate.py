@@ -23,7 +23,7 @@ class Request:
 
     principal: Principal
     action: str
-    #: The key's ARN, an alias's ARN, or ``*`` for actions on the account as a whole.
+    #: The key's ARN, an alias's or a principal's, or ``*`` for actions on the account as a whole.
     resource: str
     #: The account that owns the resource.
     account: str

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from kmsfs.errors import InvalidArnError, InvalidRequestError
-from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, GRANT_OPERATIONS
+from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, GRANT_OPERATIONS, UNCONSTRAINED
 from kmsfs.keystore.policy.principals import Principal
 
 Pairs = Mapping[str, str]
 MAX_PAIRS: Final = 8  # of one constraint
 MAX_VALUE_LENGTH: Final = 384
 _PREFIX: Final = "kms:"
-#: Operations without an encryption context that may stand beside a constraint all the same.
-_UNBOUND: Final = frozenset({"CreateGrant", "DescribeKey", "RetireGrant"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,11 @@ class Grant:
         """Tell whether the grant covers an action of the caller or, by its account, may do so."""
         if self.grantee not in (principal.arn, principal.account_arn):
             return False
-        if action.removeprefix(_PREFIX) not in self.operations:
+        operation = action.removeprefix(_PREFIX)
+        if operation not in self.operations:
             return False
-        # AWS applies constraints only where an encryption context can be given: not to DescribeKey.
-        return action not in CONTEXT_ACTIONS or self.constraints.admit(encryption_context)
+        # Where no encryption context can be given, as for MACs, a constraint lets nothing pass.
+        return operation in UNCONSTRAINED or self.constraints.admit(encryption_context)
 
     def may_be_retired_by(self, principal: Principal) -> bool:
         """Tell whether the caller may retire the grant without any policy."""
@@ -108,7 +107,7 @@ def check_grant(grant: Grant) -> None:
 
 def _check_constraints(grant: Grant) -> None:
     given = [pairs for pairs in (grant.constraints.equals, grant.constraints.subset) if pairs]
-    unbound = {name for name in grant.operations if _PREFIX + name not in CONTEXT_ACTIONS} - _UNBOUND
+    unbound = {name for name in grant.operations if _PREFIX + name not in CONTEXT_ACTIONS} - UNCONSTRAINED
     if given and unbound:
         # Such an operation would be allowed as if the constraint were not there.
         raise InvalidRequestError(

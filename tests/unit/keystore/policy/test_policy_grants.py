@@ -82,6 +82,17 @@ def test_bad_grant_is_refused(made: Grant) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operation", "allowed"),
+    [("GenerateMac", False), ("VerifyMac", False), ("DescribeKey", True), ("Decrypt", False)],
+)
+def test_a_constraint_that_nothing_can_satisfy_lets_nothing_pass(operation: str, allowed: bool) -> None:
+    bound = grant(operation, constraints=Constraints(subset={"team": "blue"}))
+    free = grant(operation, constraints=Constraints(subset={}))
+    assert bound.allows(Principal(ALICE), f"kms:{operation}", {}) is allowed
+    assert free.allows(Principal(ALICE), f"kms:{operation}", {})
+
+
+@pytest.mark.parametrize(
     "made",
     [
         grant("Decrypt", grantee="alice"),

@@ -9,8 +9,9 @@ from typing import Final
 
 from kmsfs.ids import KeyId
 from kmsfs.keystore.access import via_service
-from kmsfs.keystore.authorize import Caller, time_context
+from kmsfs.keystore.authorize import NO_CONTEXT, Caller, time_context
 from kmsfs.keystore.model import KeyManager
+from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.grants import Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.region import RegionService
@@ -21,6 +22,8 @@ _DIRECT: Final = frozenset({"cli", SERVER})
 _OWN: Final = "kmsfs:"  # names of what AWS does not have
 #: Decided elsewhere: the grant says who may retire it.
 _ELSEWHERE: Final = frozenset({"RetireGrant"})
+#: What is known of a request by its action alone. Conditions on other parameters of changes see none here.
+_FACTS: Final = {"PutKeyPolicy": parameter("kms:PolicyName", "default")}
 
 
 class Standing:
@@ -54,7 +57,7 @@ class Standing:
             self.name,
             action,
             key,
-            circumstances=self._circumstances(service.config.region),
+            circumstances=merge(self._circumstances(service.config.region), _FACTS.get(action, NO_CONTEXT)),
             pairs=pairs,
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testkit.policy_cases import allow, policy
+from testkit.policy_cases import allow, deny, policy
 
 from kmsfs.errors import (
     AccessDeniedError,
@@ -71,6 +71,18 @@ def test_a_key_whose_policy_trusts_no_one_is_used_by_no_one(keystore: Keystore) 
             use()
     assert records(keystore, "Encrypt") == [(ROOT, "ok"), (ROOT, "AccessDeniedError")]
     assert (ROOT, "AccessDeniedError") in records(keystore, "Decrypt")
+
+
+def test_the_command_line_puts_the_policy_of_that_name(keystore: Keystore) -> None:
+    named = {"StringEquals": {"kms:PolicyName": "default"}}
+    only_that = json.dumps(policy(allow("kms:PutKeyPolicy", ROOT, Condition=named)))
+    keystore.put_key_policy(MAIN, only_that, region=US)
+    keystore.put_key_policy(MAIN, only_that, region=US)
+    never = deny("kms:PutKeyPolicy", "*", Condition=named)
+    denies = json.dumps(policy(allow("kms:*", ROOT), never))
+    keystore.put_key_policy(MAIN, denies, bypass_lockout_check=True, region=US)
+    with pytest.raises(AccessDeniedError, match="PutKeyPolicy"):
+        keystore.put_key_policy(MAIN, only_that, region=US)
 
 
 def test_the_owner_of_the_token_recovers_a_key(keystore: Keystore) -> None:

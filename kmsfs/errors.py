@@ -82,7 +82,7 @@ class KeyNotFoundError(KeystoreError):
     """The key, or the material a blob names, is not in this keystore."""
 
 
-class MaterialNotFoundError(KeyNotFoundError):
+class MaterialNotFoundError(KeystoreError):
     """The key is there and has no material of that id."""
 
 

@@ -89,10 +89,11 @@ def _of_blob(call: ActionCall, name: str, algorithm: str) -> tuple[bytes, KeyMet
     blob, ref = call.blob("CiphertextBlob"), None
     if name in call.parameters:
         named = call.key(name)
-        call.check_algorithm(named, algorithm)  # that of another key would not write such blobs
+        call.check_algorithm(named, algorithm)  # before the blob may turn out to be another key's
         ref = named.arn
     key = call.keystore.key_of_blob(blob, ref=ref, region=call.region)
-    call.check_algorithm(key, algorithm)
+    if ref is None:
+        call.check_algorithm(key, algorithm)
     return blob, key, ref
 
 

@@ -8,7 +8,6 @@ from kmsfs.api.pagination import page
 from kmsfs.keystore.access import NewGrant
 from kmsfs.keystore.model import GrantEntry
 from kmsfs.keystore.policy.grants import Constraints
-from kmsfs.keystore.transitions import Operation
 
 _GRANTS_PAGE: Final = 50
 _DONE: Final = None
@@ -19,7 +18,7 @@ def create_grant(call: ActionCall) -> Output:
     key, wanted = call.key(aliases=False), wanted_grant(call)
     if call.parameters.get("DryRun"):
         call.keystore.check_new_grant(key.arn, wanted, region=call.region)
-    call.finish_dry_run(key, Operation.CREATE_GRANT)
+    call.finish_dry_run(key, None)
     entry, token = call.keystore.create_grant(key.arn, wanted, region=call.region)
     return {"GrantToken": token, "GrantId": entry.grant.grant_id}
 

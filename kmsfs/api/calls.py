@@ -158,10 +158,10 @@ class ActionCall:
     def finish_dry_run(self, key: KeyMetadata, operation: Operation | None) -> None:
         """End a dry run: the key could have been used, and was not."""
         if self.parameters.get("DryRun"):
-            if operation is not None:
-                check_use(key, operation)
             for name in _CONTEXTS:
                 checked_context(self.context(name))
+            if operation is not None:
+                check_use(key, operation)
             raise Refusal(
                 "DryRunOperationException",
                 "The request would have succeeded, but the DryRun option is set.",

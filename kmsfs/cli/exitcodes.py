@@ -109,7 +109,7 @@ EXIT_CODES: Final[dict[type[errors.KmsfsError], ExitCode]] = {
     errors.PrincipalNotFoundError: ExitCode.NOT_FOUND,
     errors.InvalidArnError: ExitCode.USAGE,
     errors.GrantNotFoundError: ExitCode.NOT_FOUND,
-    errors.InvalidGrantIdError: ExitCode.NOT_FOUND,
+    errors.InvalidGrantIdError: ExitCode.USAGE,
     errors.InvalidGrantTokenError: ExitCode.NOT_FOUND,
     errors.IncorrectKeyMaterialError: ExitCode.KEY_MATERIAL,
     errors.InvalidImportTokenError: ExitCode.KEY_MATERIAL,

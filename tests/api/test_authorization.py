@@ -8,7 +8,7 @@ import pytest
 from testkit.home import Home, make_home
 from testkit.policy_cases import ACCOUNT as TABLE_ACCOUNT
 from testkit.policy_cases import ALICE as TABLE_ALICE
-from testkit.policy_cases import CASES, Case, allow, policy, text
+from testkit.policy_cases import CASES, Case, allow, deny, policy, text
 from testkit.policy_cases import ROOT as TABLE_ROOT
 from testkit.serving import Serving, refused, serving
 
@@ -20,6 +20,9 @@ ACCOUNT = "000000000000"
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 USER = f"arn:aws:iam::{ACCOUNT}:user/"
 MAY_USE = text(policy(allow(["kms:Encrypt", "kms:Decrypt", "kms:DescribeKey"])))
+ALL_BUT_BOBS = text(
+    policy(allow("kms:ListRetirableGrants"), {**deny("kms:ListRetirableGrants"), "Resource": USER + "bob"})
+)
 
 ON_THE_WIRE = [
     "root under the default policy",
@@ -68,12 +71,13 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
 
 
 def _users(home: Home) -> dict[str, Any]:
-    """Make the users of the table, and bob, who may use keys, and carol, who may nothing."""
-    names = [*(caller_of(number) for number in range(len(ON_THE_WIRE))), "bob", "carol", "gone"]
+    """Make the users of the table, and bob, who may use keys, carol, who may nothing, and dave."""
+    names = [*(caller_of(number) for number in range(len(ON_THE_WIRE))), "bob", "carol", "dave", "gone"]
     with Keystore.open(home.path) as keystore:
         for name in names:
             keystore.principals.create(name)
         keystore.principals.put_policy("bob", MAY_USE)
+        keystore.principals.put_policy("dave", ALL_BUT_BOBS)
         for number, row in enumerate(ON_THE_WIRE):
             for place, document in enumerate(TABLE[row].identity):
                 keystore.principals.put_policy(
@@ -321,3 +325,6 @@ def test_who_lists_retirable_grants_is_told_by_the_principal_that_retires(client
     )
     listed = carol.list_retirable_grants(RetiringPrincipal=bob)["Grants"]
     assert [grant["GrantId"] for grant in listed] == [made["GrantId"]]
+    dave = clients.of("dave")
+    dave.list_retirable_grants(RetiringPrincipal=ROOT)
+    assert refused(lambda: dave.list_retirable_grants(RetiringPrincipal=bob))[0] == "AccessDeniedException"

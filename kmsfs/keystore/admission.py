@@ -18,11 +18,12 @@ from kmsfs.errors import (
 from kmsfs.format.blob import Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyId, MaterialId
-from kmsfs.keystore.recording import Purpose, Recording
+from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.snapshot import MaterialEntry
 from kmsfs.keystore.stand_ins import MULTI_REGION_MARK, StandIns
+from kmsfs.keystore.transitions import Purpose
 
 
 class Admission(StandIns):

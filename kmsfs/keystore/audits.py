@@ -17,8 +17,9 @@ from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.ports import AuditSink
-from kmsfs.keystore.recording import Permit, Purpose, Recording, Refusal, record_failure
+from kmsfs.keystore.recording import Permit, Recording, Refusal, record_failure
 from kmsfs.keystore.region import RegionService
+from kmsfs.keystore.transitions import Purpose
 
 ITSELF: Final = "kmsfs"  # on whose behalf the keystore does what is due, whoever's request comes just then
 

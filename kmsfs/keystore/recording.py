@@ -8,7 +8,7 @@ The record is written when the use has ended and before its answer leaves. A use
 import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from kmsfs.errors import KmsfsError
 from kmsfs.ids import KeyArn, KeyId, Region
@@ -19,19 +19,6 @@ from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.ports import AuditSink
 from kmsfs.keystore.region import RegionService
-from kmsfs.keystore.transitions import Operation
-
-
-class Purpose(NamedTuple):
-    """What a key is used for: as the audit log and policies call it, and what the key's state must allow.
-
-    ``counted``: one of the many uses that opening files makes (``AuditLog.counting``).
-    """
-
-    action: str
-    operation: Operation
-    counted: bool = False
-
 
 Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
 

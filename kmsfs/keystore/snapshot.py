@@ -31,6 +31,7 @@ from kmsfs.keystore.model import (
 from kmsfs.keystore.policy.grants import Constraints, Grant
 from kmsfs.keystore.ports import KEY_COLUMNS, Row, Value
 from kmsfs.keystore.rows import CONDEMNED, DELETED, MICROSECONDS, Values
+from kmsfs.keystore.transitions import Purpose
 
 _Entry = TypeVar("_Entry")
 _OWNED: Final = KeyManager.OWNED
@@ -74,7 +75,7 @@ class Snapshot:
     #: What is allowed while these are the metadata, as (name, action, key id): see ``require_standing``.
     standing: set[tuple[str, str, KeyId]] = field(default_factory=set, repr=False, compare=False)
     #: What uses were admitted to for as long, by purpose and key or material: see ``Admission``.
-    admitted: dict[tuple[object, KeyId | MaterialId], MaterialEntry] = field(
+    admitted: dict[tuple[Purpose, KeyId | MaterialId], MaterialEntry] = field(
         default_factory=dict, repr=False, compare=False
     )
 

@@ -4,7 +4,7 @@ A state means that the action is allowed and leaves the key in it; an error clas
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from kmsfs.errors import (
     InvalidKeyUsageError,
@@ -43,14 +43,25 @@ class Operation(StrEnum):
     RETIRE_MATERIAL = "retire the old material of"
 
 
-_PURPOSES: Final = {
+class Purpose(NamedTuple):
+    """What a key is used for: as the audit log and policies call it, and what the key's state must allow.
+
+    ``counted``: one of the many uses that opening files makes (``AuditLog.counting``).
+    """
+
+    action: str
+    operation: Operation
+    counted: bool = False
+
+
+_USAGES: Final = {
     Operation.ENCRYPT: KeyUsage.ENCRYPT_DECRYPT,
     Operation.DECRYPT: KeyUsage.ENCRYPT_DECRYPT,
     Operation.GENERATE_DATA_KEY: KeyUsage.ENCRYPT_DECRYPT,
     Operation.GENERATE_MAC: KeyUsage.GENERATE_VERIFY_MAC,
     Operation.VERIFY_MAC: KeyUsage.GENERATE_VERIFY_MAC,
 }
-_USES: Final = (*_PURPOSES, Operation.CREATE_GRANT)
+_USES: Final = (*_USAGES, Operation.CREATE_GRANT)
 _ROTATION: Final = (
     Operation.ROTATE,
     Operation.SET_ROTATION,
@@ -98,7 +109,7 @@ ALLOWED_USES: Final = frozenset(
     (usage, state, operation)
     for (state, operation), outcome in TRANSITIONS.items()
     for usage in KeyUsage
-    if isinstance(outcome, KeyState) and _PURPOSES.get(operation, usage) is usage
+    if isinstance(outcome, KeyState) and _USAGES.get(operation, usage) is usage
 )
 
 _REASONS: Final = {
@@ -119,7 +130,7 @@ def check_use(key: KeyMetadata, operation: Operation) -> None:
     """Raise what refuses the use of a key: that it is for something else, or its state."""
     if (key.usage, key.state, operation) in ALLOWED_USES:
         return
-    if _PURPOSES.get(operation, key.usage) is not key.usage:
+    if _USAGES.get(operation, key.usage) is not key.usage:
         raise InvalidKeyUsageError(f"key {key.arn} is for {key.usage.value}: nobody can {operation.value} it")
     next_state(key.state, operation, key.arn)
 

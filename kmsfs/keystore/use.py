@@ -18,12 +18,11 @@ from kmsfs.keystore.admission import Admission, checked, checked_blob, checked_c
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
-from kmsfs.keystore.recording import Purpose
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
 from kmsfs.keystore.snapshot import MaterialEntry
-from kmsfs.keystore.transitions import Operation
+from kmsfs.keystore.transitions import Operation, Purpose
 
 MAX_DATA_KEY_SIZE = 1024
 _GENERATE_DATA_KEY = Purpose("GenerateDataKey", Operation.GENERATE_DATA_KEY)

@@ -162,7 +162,7 @@ def _in_turn(ours: Call, raw: Call, count: int) -> tuple[float, float]:
 
 
 def _in_loops(ours: Call, raw: Call, count: int) -> tuple[float, float]:
-    """Return the same of loops of one, then of the other, again and again."""
+    """Return the median of a loop of calls of one, then of the other, as if all loops had been so."""
     pairs = [(_loop(ours, count // LOOPS), _loop(raw, count // LOOPS)) for _ in range(LOOPS)]
     by_us, by_module = zip(*pairs, strict=True)
     return LOOPS * median(by_us), LOOPS * median(by_module)

@@ -14,9 +14,8 @@ from kmsfs.errors import (
     KeyDisabledError,
     KmsfsError,
 )
-from kmsfs.keystore.recording import Purpose
 from kmsfs.keystore.service import Keystore
-from kmsfs.keystore.transitions import Operation
+from kmsfs.keystore.transitions import Operation, Purpose
 
 ROOT = "arn:aws:iam::000000000000:root"
 US, EU = "us-east-1", "eu-west-1"
@@ -94,6 +93,23 @@ def test_a_policy_that_looks_at_the_context_is_asked_each_time(keystore: Keystor
         with pytest.raises(AccessDeniedError):
             keystore.encrypt(MAIN, b"x", SECOND, region=EU)
     assert not keystore._service(EU).snapshot.admitted
+
+
+def test_what_was_admitted_for_one_purpose_is_asked_for_another(keystore: Keystore) -> None:
+    only = policy(allow("kms:PutKeyPolicy", ROOT), allow(["kms:Encrypt", "kms:Decrypt"], ROOT))
+    keystore.put_key_policy(MAIN, json.dumps(only), region=EU)
+    arn = keystore.resolve(MAIN, region=EU).arn
+    for _ in range(2):
+        blob = keystore.encrypt(arn, b"x", FIRST).blob
+        assert keystore.decrypt(blob, FIRST).plaintext == b"x"
+    for use in (
+        lambda: keystore.generate_data_key(arn, FIRST),
+        lambda: keystore.rewrap(arn, b"x", FIRST),
+        lambda: keystore.unwrap_to_rewrap(blob, FIRST, ref=arn),
+        lambda: keystore.re_encrypt(blob, FIRST, arn, SECOND),
+    ):
+        with pytest.raises(AccessDeniedError):
+            use()
 
 
 def test_another_key_is_refused_for_a_blob_that_was_decrypted_before(keystore: Keystore) -> None:

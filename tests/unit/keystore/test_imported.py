@@ -21,9 +21,9 @@ from kmsfs.errors import (
     InvalidImportTokenError,
     InvalidRequestError,
     KeyExhaustedError,
-    KeyNotFoundError,
     KeyPendingDeletionError,
     KeyStateError,
+    MaterialNotFoundError,
     MetadataUnavailableError,
     NothingToRotateToError,
     UnsupportedOperationError,
@@ -310,7 +310,7 @@ def test_material_that_waits_is_forgotten_when_it_is_deleted(timed: Keystore, ke
     second = timed.import_material(key.arn, Arrival(SECOND, new=True)).material_id
     found = timed.delete_imported_material(key.arn, second)
     assert (found.state, len(found.materials), held(timed, key)) == (KeyState.ENABLED, 1, 1)
-    with pytest.raises(KeyNotFoundError, match="has no material"):
+    with pytest.raises(MaterialNotFoundError, match="has no material"):
         timed.delete_imported_material(key.arn, second)
     timed.import_material(key.arn, Arrival(bytes(32), new=True))
 

@@ -43,8 +43,6 @@ class Audits:
         self._principal = principal
         self._permit = permit
         self._logs: dict[str, AuditLog] = {}
-        #: One use of a key: (service, action, key_id, context). A key that is known only inside is set there.
-        self.use = partial(Recording, self._logs.__getitem__, permit)
 
     def add(self, service: RegionService) -> None:
         """Take up a region; nothing is opened before something is to be recorded."""
@@ -60,18 +58,23 @@ class Audits:
         try:
             with (
                 acting_for(Actor(ITSELF, os.getuid(), self._via)),
-                Recording(self._logs.__getitem__, None, service, action, key_id, {}),
+                Recording(self._logs[service.config.region], None, service, action, key_id, {}),
             ):
                 pass
         except KmsfsError as error:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)
 
+    def use(
+        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
+    ) -> Recording:
+        """One use of a key, or many in one record. A key that is known only inside is set there."""
+        return Recording(self._logs[service.config.region], self._permit, service, action, key_id, context)
+
     def refusal(
         self, purpose: Purpose, service: RegionService, key_id: KeyId | None, context: Mapping[str, str]
     ) -> Recording:
         """The admission of a use: ``with`` it, a refusal is recorded. ``recorded`` is for the use itself."""
-        sink = self._sink(purpose, service)
-        return Refusal(lambda _: sink, self._permit, service, purpose.action, key_id, context)
+        return Refusal(self._sink(purpose, service), self._permit, service, purpose.action, key_id, context)
 
     def recorded(
         self,

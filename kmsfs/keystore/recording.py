@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from kmsfs.errors import KmsfsError
-from kmsfs.ids import KeyArn, KeyId, Region
+from kmsfs.ids import KeyArn, KeyId
 from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.audit import DONE, Event
 from kmsfs.keystore.audit_log import acting
@@ -37,14 +37,14 @@ class Recording:
 
     def __init__(
         self,
-        sink_of: Callable[[Region], AuditSink],
+        sink: AuditSink,
         permit: Permit | None,
         service: RegionService,
         action: str,
         key_id: KeyId | None,
         context: Mapping[str, str],
     ) -> None:
-        self._sink = sink_of(service.config.region)
+        self._sink = sink
         self._service = service
         self._action = action
         self._key_id = key_id

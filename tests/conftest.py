@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from testkit.home import ALIAS, REGION, SECOND_REGION, Home, add_region, make_home
+from testkit.home import ALIAS, FORK_SERVER, REGION, SECOND_REGION, Home, add_region, make_home
 from testkit.leftovers import mounts_below, processes_naming
 from testkit.mounting import mounted, mounter, tree
 from testkit.postgres import Postgres, running_postgres
@@ -38,10 +38,17 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Looked for below this run's temporary directory, so that other runs on the machine do not matter.
     """
     base = tmp_path_factory.getbasetemp()
-    before = mounts_below(base) | processes_naming(base)
+    before = mounts_below(base) | processes_naming(base, but=FORK_SERVER.pid)
     yield
-    left = (mounts_below(base) | processes_naming(base)) - before
+    left = (mounts_below(base) | processes_naming(base, but=FORK_SERVER.pid)) - before
     assert not left, f"left behind: {sorted(left)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    FORK_SERVER.mark = f"{tmp_path_factory.getbasetemp()}/"
+    yield
+    FORK_SERVER.stop()
 
 
 @pytest.fixture(scope="session")

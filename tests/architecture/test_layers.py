@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,26 @@ def test_library_has_one_importer(library: str) -> None:
     importers = {module for module in modules_of(PACKAGE) if library in imported_packages(module)}
     assert importers
     assert importers <= allowed
+
+
+def imports_when_imported(module: Path) -> Iterator[str]:
+    """Yield what a module imports of the package before it is imported itself: not in functions, not for types."""
+    waiting: list[ast.AST] = [ast.parse(module.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not isinstance(node, ast.FunctionDef | ast.If):
+            waiting += ast.iter_child_nodes(node)
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Each can be the first that is imported: commands import what they need when they run."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules_of(PACKAGE)}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {name: set(imports_when_imported(path)) & names.keys() - {name} for name, path in names.items()}
+    assert "kmsfs.errors" in graph["kmsfs.cli.boundary"]
+    TopologicalSorter(graph).prepare()

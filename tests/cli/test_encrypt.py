@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
-from testkit.home import ALIAS, KMSFS, REGION, Home, refused
+from testkit.home import ALIAS, REGION, Home, refused
 from testkit.terminal import on_terminal
 
 SECRET = b"\x00secret\xff\n"
@@ -16,15 +16,15 @@ OTHER_REGION = "us-east-1"
 
 def piped(home: Home, *arguments: str | Path, stdin: bytes = b"") -> bytes:
     """Run ``kmsfs``, which must succeed, with bytes in and bytes out."""
-    done = subprocess.run([KMSFS, *arguments], env=home.env(), input=stdin, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b""), done
+    done = home.run_piped(*arguments, stdin=stdin)
+    assert (done.code, done.stderr) == (0, b""), done
     return done.stdout
 
 
 def refusal(home: Home, *arguments: str | Path, stdin: bytes = b"") -> tuple[int, str]:
-    done = subprocess.run([KMSFS, *arguments], env=home.env(), input=stdin, capture_output=True, check=False)
-    said = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-    return done.returncode, refused(said, done.returncode)
+    done = home.run_piped(*arguments, stdin=stdin)
+    said = subprocess.CompletedProcess(arguments, done.code, done.stdout.decode(), done.stderr.decode())
+    return done.code, refused(said, done.code)
 
 
 @pytest.fixture

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testkit.forkserver import Ended, ForkServer
+
 KMSFS = Path(sys.executable).with_name("kmsfs")
 REGION = "eu-west-1"
 SECOND_REGION = "us-east-1"
 ALIAS = "alias/files"
+FORK_SERVER = ForkServer()
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,27 @@ class Home:
     def run(
         self, *arguments: str | Path, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``kmsfs`` to its end and return what it said."""
+        """Run ``kmsfs`` to its end and return what it said.
+
+        With an ``env`` it is the installed script, which an environment can concern before ``kmsfs`` is imported.
+        """
+        if env is None:
+            ended = self.run_piped(*arguments)
+            said = [said.decode(errors="surrogateescape") for said in (ended.stdout, ended.stderr)]
+            return subprocess.CompletedProcess([KMSFS, *arguments], ended.code, *said)
         return subprocess.run(
             [KMSFS, *arguments],
-            env=self.env(**(env or {})),
+            env=self.env(**env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="surrogateescape",
             check=False,
         )
+
+    def run_piped(self, *arguments: str | Path, stdin: bytes = b"") -> Ended:
+        """Run ``kmsfs`` to its end, with bytes in and bytes out."""
+        return FORK_SERVER.run(arguments, self.env(), stdin)
 
     def ok(self, *arguments: str | Path) -> str:
         """Run ``kmsfs``, which must succeed and say nothing on stderr; return its stdout."""

@@ -12,12 +12,12 @@ def mounts_below(base: Path) -> set[str]:
     return {f"mount {entry.mount_point}" for entry in read_mounts() if entry.mount_point.startswith(prefix)}
 
 
-def processes_naming(base: Path) -> set[str]:
-    """Return the live processes, this one excepted, whose command line names a path below ``base``."""
+def processes_naming(base: Path, *, but: int | None = None) -> set[str]:
+    """Return the live processes whose command line names a path below ``base``, except this one and ``but``."""
     needle = os.fsencode(f"{base}/")
     found = set()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or int(entry.name) in (os.getpid(), but):
             continue
         try:
             cmdline = (entry / "cmdline").read_bytes()

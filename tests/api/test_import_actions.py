@@ -1,6 +1,7 @@
 """Importing key material over the wire, as a client does it that has never heard of kmsfs."""
 
 import hmac
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_the_command_line(served: Any, us: Any, tmp_path: Any) -> None:
     assert home.json("key", "delete-material", made["Arn"])["KeyState"] == "PendingImport"
     mac = home.json("key", "create", "--region", "us-east-1", "--spec", "HMAC_384")
     assert (mac["KeyUsage"], mac["MacAlgorithms"]) == ("GENERATE_VERIFY_MAC", ["HMAC_SHA_384"])
-    doctor = home.json("doctor")
+    doctor = json.loads(home.run("doctor", "--json").stdout)
     (keys,) = [found for found in doctor["findings"] if found["name"] == "us-east-1: keys"]
     assert keys["ok"]
     assert "imported" in keys["detail"]

@@ -44,7 +44,8 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
         self._starting = threading.Lock()
-        self.mark = ""  # on its command line and so on its forks', for who looks for what a test has left behind
+        # On its command line and so on its forks', for who looks for what a test has left behind.
+        self.mark = ""
 
     def _started(self) -> socket.socket:
         with self._starting:

@@ -66,6 +66,11 @@ class Home:
         """Run ``kmsfs ... --json``, which must succeed, and return what it printed."""
         return json.loads(self.ok(*arguments, "--json"))
 
+    def ailments(self) -> list[dict[str, Any]]:
+        """Return what ``kmsfs doctor`` finds wrong, except mounts: the machine may have others' dead ones."""
+        report = json.loads(self.run("doctor", "--json").stdout)
+        return [found for found in report["findings"] if not found["ok"] and found["name"] != "mount"]
+
     def copy_to(self, path: Path) -> "Home":
         """Return a home of its own with the same tokens, keys and aliases."""
         shutil.copytree(self.path, path, symlinks=True, ignore=shutil.ignore_patterns("*.socket"))

@@ -11,6 +11,7 @@ from typing import Final, cast
 from kmsfs.api.actions_grants import wanted_grant
 from kmsfs.api.calls import ActionCall
 from kmsfs.ids import KeyId, Region
+from kmsfs.keystore.access import NOT_FOR_AWS
 from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS
 from kmsfs.keystore.model import KeyMetadata
@@ -20,8 +21,6 @@ from kmsfs.keystore.rotation import DEFAULT_PERIOD_DAYS
 Permission = Callable[[ActionCall], None]
 Facts = Callable[[ActionCall], Values]
 
-_ALGORITHM: Final = parameter("kms:EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
-_NOT_FOR_AWS: Final = parameter("kms:GrantIsForAWSResource", False)
 _NO_FACTS: Final[Values] = {}
 
 
@@ -70,7 +69,7 @@ def _period(call: ActionCall) -> Values:
 
 
 def _grants_alone(call: ActionCall) -> Values:
-    return _NOT_FOR_AWS
+    return NOT_FOR_AWS
 
 
 def _new_key(call: ActionCall) -> Values:
@@ -125,10 +124,6 @@ def _on_account(action: str, *facts: Facts) -> Permission:
     return check
 
 
-def _algorithm(call: ActionCall) -> Values:
-    return _ALGORITHM
-
-
 def _blob_key(call: ActionCall, member: str) -> KeyMetadata:
     """Return the key that a member names, else the one that the blob is under."""
     if member in call.parameters:
@@ -139,8 +134,7 @@ def _blob_key(call: ActionCall, member: str) -> KeyMetadata:
 def _decrypt(call: ActionCall) -> None:
     call.check_grant_tokens()
     key = _blob_key(call, "KeyId")
-    context = merge(_ALGORITHM, _alias_named(call))
-    call.require("Decrypt", key, context=context, pairs=call.context())
+    call.require("Decrypt", key, context=_alias_named(call), pairs=call.context())
 
 
 def _re_encrypt(call: ActionCall) -> None:
@@ -151,7 +145,7 @@ def _re_encrypt(call: ActionCall) -> None:
         ("ReEncryptFrom", source, "SourceKeyId", "SourceEncryptionContext"),
         ("ReEncryptTo", target, "DestinationKeyId", "DestinationEncryptionContext"),
     ):
-        context = merge(_ALGORITHM, same, _alias_named(call, member))
+        context = merge(same, _alias_named(call, member))
         call.require(action, key, context=context, pairs=call.context(pairs))
 
 
@@ -182,19 +176,7 @@ def _alias(action: str, *, target: bool, old: bool) -> Permission:
 
 def _create_grant(call: ActionCall) -> None:
     call.check_grant_tokens()
-    wanted = wanted_grant(call)
-    constraints = {
-        "EncryptionContextEquals": wanted.constraints.equals,
-        "EncryptionContextSubset": wanted.constraints.subset,
-    }
-    kinds = [kind for kind, pairs in constraints.items() if pairs is not None]
-    context = merge(
-        _NOT_FOR_AWS,
-        parameter("kms:GrantOperations", *sorted(wanted.operations)),
-        parameter("kms:GrantConstraintType", *kinds) if kinds else _NO_FACTS,
-        _given(GranteePrincipal="kms:GranteePrincipal", RetiringPrincipal="kms:RetiringPrincipal")(call),
-    )
-    call.keystore.authorize_grant(call.region, call.caller, call.key(aliases=False), wanted, context)
+    call.keystore.authorize_grant(call.region, call.caller, call.key(aliases=False), wanted_grant(call))
 
 
 def _list_retirable_grants(call: ActionCall) -> None:
@@ -242,7 +224,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "UpdateAlias": _alias("UpdateAlias", target=True, old=True),
     "DeleteAlias": _alias("DeleteAlias", target=False, old=True),
     "ListAliases": _on_account("ListAliases"),
-    "Encrypt": _using_key("Encrypt", _algorithm),
+    "Encrypt": _using_key("Encrypt"),
     "Decrypt": _decrypt,
     "ReEncrypt": _re_encrypt,
     "GenerateDataKey": _using_key("GenerateDataKey"),

@@ -22,6 +22,7 @@ from kmsfs.keystore.aliases import changeable
 from kmsfs.keystore.arn import root_arn, user_arn
 from kmsfs.keystore.ledger import Changes, Ledger
 from kmsfs.keystore.model import GrantEntry, KeyManager, KeyMetadata
+from kmsfs.keystore.policy.context import Values, encryption_context, merge, parameter
 from kmsfs.keystore.policy.document import Policy, PolicyKind, default_key_policy, parse_policy
 from kmsfs.keystore.policy.grants import Constraints, Grant, check_grant
 from kmsfs.keystore.rows import grant_values, key_policy_values
@@ -31,6 +32,7 @@ from kmsfs.keystore.transitions import Operation, next_state
 
 MAX_GRANTS: Final = 50_000  # on one key
 NO_CONSTRAINTS: Final = Constraints()
+NOT_FOR_AWS: Final = parameter("kms:GrantIsForAWSResource", False)
 _GRANT_ID_SIZE: Final = 32
 _GRANT_ID: Final = re.compile(f"[0-9a-f]{{{2 * _GRANT_ID_SIZE}}}")
 _GRANT_NAME: Final = re.compile(r"[a-zA-Z0-9:/_-]{1,256}")
@@ -48,6 +50,27 @@ class NewGrant:
     constraints: Constraints = NO_CONSTRAINTS
     retiring_principal: str | None = None
     name: str | None = None
+
+    def parameters(self) -> Values:
+        """Return the condition keys that stand for what is asked for."""
+        constraints = self.constraints
+        kinds = [
+            kind
+            for kind, pairs in (
+                ("EncryptionContextEquals", constraints.equals),
+                ("EncryptionContextSubset", constraints.subset),
+            )
+            if pairs is not None
+        ]
+        retiring = self.retiring_principal
+        return merge(
+            NOT_FOR_AWS,
+            parameter("kms:GrantOperations", *sorted(self.operations)),
+            parameter("kms:GrantConstraintType", *kinds) if kinds else {},
+            parameter("kms:GranteePrincipal", self.grantee),
+            parameter("kms:RetiringPrincipal", retiring) if retiring is not None else {},
+            encryption_context(constraints.equals or constraints.subset or {}),
+        )
 
     def grant(self, grant_id: str) -> Grant:
         """Return it as a grant."""

@@ -14,6 +14,7 @@ from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.last_use import KeyUsageHistory
 from kmsfs.keystore.lifecycle import MAX_WINDOW_DAYS, RETIRE
 from kmsfs.keystore.model import AliasEntry, KeyManager, KeyMetadata, KeySpec, Origin
+from kmsfs.keystore.policy.context import parameter, request_tags, tag_keys
 from kmsfs.keystore.region import MANAGED_ALIAS, RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.retirement import require_followed
@@ -110,7 +111,8 @@ class Administration(Regions):
         by a tag of the key.
         """
         service, key = self._seen(ref, region)
-        with self.audits.change(service, "ScheduleKeyDeletion", key.key_id, days=str(days)) as change:
+        window = parameter("kms:ScheduleKeyDeletionPendingWindowInDays", days)
+        with self.audits.change(service, "ScheduleKeyDeletion", key.key_id, window, days=str(days)) as change:
             service.lifecycle.require(key.key_id, Operation.SCHEDULE_DELETION)
             loss = self._loss_with(key)
             if loss:
@@ -179,7 +181,8 @@ class Administration(Regions):
         """Turn automatic rotation on, or change its period (90 to 2560 days, at first 365)."""
         service, key = self._seen(ref, region)
         period = period_days if period_days is not None else key.rotation_period_days or DEFAULT_PERIOD_DAYS
-        with self.audits.change(service, "EnableKeyRotation", key.key_id, period_days=str(period)):
+        wanted = parameter("kms:RotationPeriodInDays", period)
+        with self.audits.change(service, "EnableKeyRotation", key.key_id, wanted, period_days=str(period)):
             return service.lifecycle.set_rotation(key.key_id, period)
 
     def disable_key_rotation(self, ref: str, *, region: str | None = None) -> KeyMetadata:
@@ -191,13 +194,14 @@ class Administration(Regions):
     def tag_key(self, ref: str, pairs: Sequence[tuple[str, str]], *, region: str | None = None) -> None:
         """Add tags to a CMK, or change their values."""
         service, key = self._seen(ref, region)
-        with self.audits.change(service, "TagResource", key.key_id, names=_names(name for name, _ in pairs)):
+        wanted, names = request_tags(dict(pairs)), _names(name for name, _ in pairs)
+        with self.audits.change(service, "TagResource", key.key_id, wanted, names=names):
             tags.set_tags(service.ledger, key.key_id, pairs)
 
     def untag_key(self, ref: str, names: Sequence[str], *, region: str | None = None) -> None:
         """Take tags from a CMK."""
         service, key = self._seen(ref, region)
-        with self.audits.change(service, "UntagResource", key.key_id, names=_names(names)):
+        with self.audits.change(service, "UntagResource", key.key_id, tag_keys(names), names=_names(names)):
             tags.remove_tags(service.ledger, key.key_id, names)
 
     def key_tags(self, ref: str, *, region: str | None = None) -> Mapping[str, str]:

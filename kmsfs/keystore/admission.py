@@ -18,6 +18,9 @@ from kmsfs.errors import (
 from kmsfs.format.blob import Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyId, MaterialId
+from kmsfs.keystore.authorize import NO_CONTEXT
+from kmsfs.keystore.policy.context import parameter
+from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
@@ -30,12 +33,12 @@ class Admission(StandIns):
     """Admits uses of keys. A refusal is recorded."""
 
     def _admit(
-        self, purpose: Purpose, service: RegionService, key_id: KeyId, context: Mapping[str, str]
+        self, purpose: Purpose, service: RegionService, key_id: KeyId, context: Mapping[str, str], ref: str
     ) -> MaterialEntry:
-        """Return what a key encrypts with now, if it may be used so."""
+        """Return what a key, which the request names ``ref``, encrypts with now, if it may be used so."""
         entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, key_id))
         if entry is None:
-            with self.audits.refusal(purpose, service, key_id, context):
+            with self.audits.refusal(purpose, service, key_id, context, named_by(ref)):
                 entry = service.current(key_id, purpose.operation)
             self._keep(purpose, service, key_id, entry)
         return entry
@@ -48,9 +51,10 @@ class Admission(StandIns):
         _, key_arn, material_id = blob.head
         entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, material_id))
         if entry is None or entry.key.arn != key_arn or not (ref is None or ref == key_arn):
+            parameters = NO_CONTEXT if ref is None else named_by(ref)
             if ref is not None and region is None:
                 ref = self.serving_key(ref)
-            with self.audits.refusal(purpose, service, None, context) as use:
+            with self.audits.refusal(purpose, service, None, context, parameters) as use:
                 entry = self._entry_of(service, blob, ref, use)
                 service.require_use(entry.key, purpose.operation)
             self._keep(purpose, service, material_id, entry)
@@ -105,6 +109,12 @@ class Admission(StandIns):
                 f"ciphertext blob is not under the key {ref}", hint=f"it is under {entry.key.arn}"
             )
         return entry
+
+
+def named_by(ref: str) -> Context:
+    """Return the condition key of the alias by which a request names a key, if it does."""
+    alias = find_reference(ref).alias
+    return NO_CONTEXT if alias is None else parameter("kms:RequestAlias", alias)
 
 
 def checked(blob: bytes, context: Mapping[str, str]) -> tuple[Blob, bytes]:

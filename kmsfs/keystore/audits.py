@@ -13,9 +13,11 @@ from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audit import DONE, Actor, Event
 from kmsfs.keystore.audit_log import AuditLog, acting, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
+from kmsfs.keystore.authorize import NO_CONTEXT
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.ports import AuditSink
 from kmsfs.keystore.recording import Permit, Recording, Refusal, record_failure
 from kmsfs.keystore.region import RegionService
@@ -65,16 +67,28 @@ class Audits:
             log.error("%s of key %s could not be recorded: %s", action, key_id, error)
 
     def use(
-        self, service: RegionService, action: str, key_id: KeyId | None, context: Mapping[str, str]
+        self,
+        service: RegionService,
+        action: str,
+        key_id: KeyId | None,
+        context: Mapping[str, str],
+        parameters: Context = NO_CONTEXT,
     ) -> Recording:
         """One use of a key, or many in one record. A key that is known only inside is set there."""
-        return Recording(self._logs[service.config.region], self._permit, service, action, key_id, context)
+        log = self._logs[service.config.region]
+        return Recording(log, self._permit, service, action, key_id, context, parameters)
 
     def refusal(
-        self, purpose: Purpose, service: RegionService, key_id: KeyId | None, context: Mapping[str, str]
+        self,
+        purpose: Purpose,
+        service: RegionService,
+        key_id: KeyId | None,
+        context: Mapping[str, str],
+        parameters: Context,
     ) -> Recording:
         """The admission of a use: ``with`` it, a refusal is recorded. ``recorded`` is for the use itself."""
-        return Refusal(self._sink(purpose, service), self._permit, service, purpose.action, key_id, context)
+        sink = self._sink(purpose, service)
+        return Refusal(sink, self._permit, service, purpose.action, key_id, context, parameters)
 
     def recorded(
         self,
@@ -100,10 +114,18 @@ class Audits:
         log = self._logs[service.config.region]
         return log.counting if purpose.counted else log
 
-    def change(self, service: RegionService, action: str, key_id: KeyId | None, **details: str) -> Recording:
+    def change(
+        self,
+        service: RegionService,
+        action: str,
+        key_id: KeyId | None,
+        parameters: Context = NO_CONTEXT,
+        /,
+        **details: str,
+    ) -> Recording:
         """One change of a key or alias. It is not begun if it could not be recorded."""
         self._logs[service.config.region].prepare()
-        change = self.use(service, action, key_id, {})
+        change = self.use(service, action, key_id, {}, parameters)
         change.details = details
         return change
 

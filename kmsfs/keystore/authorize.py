@@ -17,7 +17,14 @@ from kmsfs.keystore.access import key_policy
 from kmsfs.keystore.arn import ROOT, principal_arn
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
 from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS
-from kmsfs.keystore.policy.context import KeyFacts, encryption_context, merge, principal_context
+from kmsfs.keystore.policy.context import (
+    KeyFacts,
+    differs_between_requests,
+    encryption_context,
+    merge,
+    parameter,
+    principal_context,
+)
 from kmsfs.keystore.policy.document import Policy, PolicyKind, parse_policy
 from kmsfs.keystore.policy.evaluate import Decision, Outcome, Request, decide, denied_message
 from kmsfs.keystore.policy.grants import Grant, Pairs
@@ -34,9 +41,17 @@ _DENIES_ALL: Final = {
     PolicyKind.KEY: parse_policy(_DENY_ALL % '"Principal":"*",', PolicyKind.KEY),
     PolicyKind.IDENTITY: parse_policy(_DENY_ALL % "", PolicyKind.IDENTITY),
 }
-#: What may differ between two requests of one kind by one caller: a decision that asks for it does not stand.
-_VOLATILE_KEYS: Final = ("aws:currenttime", "aws:epochtime")
-_VOLATILE_PREFIX: Final = "kms:encryptioncontext"
+_ENCRYPTION: Final = parameter("kms:EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
+#: The condition keys that actions have alike whenever they are asked for.
+_BY_ACTION: Final[Mapping[str, Context]] = {
+    "kms:Encrypt": _ENCRYPTION,
+    "kms:Decrypt": _ENCRYPTION,
+    "kms:ReEncryptFrom": _ENCRYPTION,
+    "kms:ReEncryptTo": _ENCRYPTION,
+    "kms:GenerateDataKey": _ENCRYPTION,
+    "kms:GenerateDataKeyWithoutPlaintext": _ENCRYPTION,
+    "kms:PutKeyPolicy": parameter("kms:PolicyName", "default"),
+}
 
 
 class Caller(NamedTuple):
@@ -105,7 +120,8 @@ class Authorizer:
         """Return what is asked: ``action`` on a key, or else on ``resource``; ``pairs`` is the encryption context."""
         view = self._current()
         known = self._known(view, caller.name)
-        parts = [known.context, caller.circumstances, context, encryption_context(pairs)]
+        by_action = _BY_ACTION.get(action, NO_CONTEXT)
+        parts = [known.context, caller.circumstances, by_action, context, encryption_context(pairs)]
         if key is not None:
             parts.append(self._key(view, key).context)
         account = view.snapshot.account
@@ -156,8 +172,8 @@ class Authorizer:
     ) -> None:
         """As ``require``, for a process that asks the same again and again.
 
-        What cannot change is kept while the metadata are what they are: ``Snapshot.standing``. The circumstances
-        of one name are the same each time, but for the time of day.
+        What cannot change is kept while the metadata are what they are: ``Snapshot.standing``. That leaves out what
+        looks at the time of day, or at anything that differs between two requests of one kind.
         """
         view, asked = self._current(), f"kms:{action}"
         self.require(Caller(name, circumstances), asked, key, pairs=pairs)
@@ -265,8 +281,7 @@ def _compiled(document: str, kind: PolicyKind) -> _Compiled:
         policy = parse_policy(document, kind)
     except (MalformedPolicyError, LimitExceededError):
         policy = _DENIES_ALL[kind]
-    keys = policy.condition_keys
-    return _Compiled(policy, any(key in _VOLATILE_KEYS or key.startswith(_VOLATILE_PREFIX) for key in keys))
+    return _Compiled(policy, any(map(differs_between_requests, policy.condition_keys)))
 
 
 def _caller(snapshot: Snapshot, name: str) -> _Known:

@@ -6,6 +6,7 @@ memory from when it is unwrapped until the token has it: no module need know the
 """
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from struct import Struct
 from typing import Final
 
@@ -21,6 +22,7 @@ from kmsfs.ids import KeyArn, MaterialId
 from kmsfs.keystore import provision
 from kmsfs.keystore.imported import Arrival
 from kmsfs.keystore.model import KeyMetadata, Material
+from kmsfs.keystore.policy.context import Values, merge, parameter
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.sealing import IMPORT_KEY, MIN_SEALED_SIZE
@@ -54,7 +56,11 @@ class Imports(Regions):
                 f"wrapping with {algorithm} under {wrapping_key_spec} is not supported"
             )
         service, key_id = self._locate(ref, region)
-        with self.audits.change(service, "GetParametersForImport", key_id):
+        wanted = merge(
+            parameter("kms:WrappingAlgorithm", algorithm),
+            parameter("kms:WrappingKeySpec", wrapping_key_spec),
+        )
+        with self.audits.change(service, "GetParametersForImport", key_id, wanted):
             imported = service.lifecycle.imported
             key = imported.require(service.snapshot, key_id, Operation.GET_IMPORT_PARAMETERS)
             with provision.exclusive(self.home):
@@ -70,7 +76,7 @@ class Imports(Regions):
     ) -> Material:
         """Import material that was wrapped under the public key that came with ``token``."""
         service, key_id = self._locate(ref, region)
-        with self.audits.change(service, "ImportKeyMaterial", key_id) as change:
+        with self.audits.change(service, "ImportKeyMaterial", key_id, _parameters(arrival)) as change:
             key = service.lifecycle.imported.require(service.snapshot, key_id, Operation.IMPORT_MATERIAL)
             value = self._unwrapped(service, key, token, wrapped)
             material = service.lifecycle.imported.put(key_id, replace(arrival, value=value))
@@ -80,7 +86,7 @@ class Imports(Regions):
     def import_material(self, ref: str, arrival: Arrival, *, region: str | None = None) -> Material:
         """Import material that this process has in the clear."""
         service, key_id = self._locate(ref, region)
-        with self.audits.change(service, "ImportKeyMaterial", key_id) as change:
+        with self.audits.change(service, "ImportKeyMaterial", key_id, _parameters(arrival)) as change:
             material = service.lifecycle.imported.put(key_id, arrival)
             change.details = _details(material)
         return material
@@ -113,6 +119,14 @@ class Imports(Regions):
 
 def _foreign_token(key: KeyMetadata) -> InvalidImportTokenError:
     return InvalidImportTokenError(f"import token is not one for key {key.arn}")
+
+
+def _parameters(arrival: Arrival) -> Values:
+    """Return the condition keys that stand for what is asked for."""
+    if arrival.expires_at is None:
+        return parameter("kms:ExpirationModel", "KEY_MATERIAL_DOES_NOT_EXPIRE")
+    valid_to = datetime.fromtimestamp(arrival.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return merge(parameter("kms:ExpirationModel", "KEY_MATERIAL_EXPIRES"), parameter("kms:ValidTo", valid_to))
 
 
 def _details(material: Material) -> dict[str, str]:

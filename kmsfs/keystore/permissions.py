@@ -5,9 +5,17 @@ from typing import Final
 
 from kmsfs.errors import AccessDeniedError
 from kmsfs.ids import KeyArn
-from kmsfs.keystore.access import NewGrant, find_grant, grant_of_token, key_policy, new_grant_token
+from kmsfs.keystore.access import (
+    NOT_FOR_AWS,
+    NewGrant,
+    find_grant,
+    grant_of_token,
+    key_policy,
+    new_grant_token,
+)
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
+from kmsfs.keystore.policy.context import parameter
 from kmsfs.keystore.policy.grants import Constraints, Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.policy.principals import Principal
@@ -56,14 +64,12 @@ class Permissions(Regions):
             with self.audits.use(service, action, None if key is None else key.key_id, pairs):
                 raise
 
-    def authorize_grant(
-        self, region: str, caller: Caller, key: KeyMetadata, wanted: NewGrant, context: Context
-    ) -> None:
+    def authorize_grant(self, region: str, caller: Caller, key: KeyMetadata, wanted: NewGrant) -> None:
         """Decide about a request to create a grant. A refusal is recorded."""
         service, pairs = self._fresh_service(region), _pairs(wanted.constraints)
         try:
             grant = wanted.grant("")
-            service.authorizer.require_grant(caller, key, grant, context=context, pairs=pairs)
+            service.authorizer.require_grant(caller, key, grant, context=wanted.parameters(), pairs=pairs)
         except AccessDeniedError:
             with self.audits.use(service, "CreateGrant", key.key_id, pairs):
                 raise
@@ -106,7 +112,8 @@ class Permissions(Regions):
         """Replace the policy of a CMK; ``as_owner`` does so without asking whether the policy allows it."""
         service, key = self._key(ref, region)
         action = RECOVER if as_owner else "PutKeyPolicy"
-        with self.audits.change(service, action, key.key_id):
+        bypass = parameter("kms:BypassPolicyLockoutSafetyCheck", bypass_lockout_check)
+        with self.audits.change(service, action, key.key_id, bypass):
             if not bypass_lockout_check:
                 by = caller or self.standing.caller(service.config.region)
                 service.authorizer.check_lockout(by, document, key)
@@ -118,7 +125,9 @@ class Permissions(Regions):
     ) -> tuple[GrantEntry, str]:
         """Add a grant to a CMK; return it and a token for it."""
         service, key = self._key(ref, region)
-        with self.audits.change(service, "CreateGrant", key.key_id, grantee=wanted.grantee) as change:
+        with self.audits.change(
+            service, "CreateGrant", key.key_id, wanted.parameters(), grantee=wanted.grantee
+        ) as change:
             entry = service.access.create_grant(key.key_id, wanted)
             change.details = {**change.details, "grant": entry.grant.grant_id}
         return entry, new_grant_token(entry)
@@ -160,7 +169,7 @@ class Permissions(Regions):
     def revoke_grant(self, ref: str, grant_id: str, *, region: str | None = None) -> None:
         """Remove a grant as one who may change the key."""
         service, key = self._key(ref, region)
-        with self.audits.change(service, "RevokeGrant", key.key_id, grant=grant_id):
+        with self.audits.change(service, "RevokeGrant", key.key_id, NOT_FOR_AWS, grant=grant_id):
             service.access.remove_grant(key.key_id, grant_id)
 
     def _key(self, ref: str, region: str | None) -> tuple[RegionService, KeyMetadata]:

@@ -15,12 +15,13 @@ from kmsfs.ids import KeyArn, KeyId
 from kmsfs.keystore.arn import key_arn
 from kmsfs.keystore.audit import DONE, Event
 from kmsfs.keystore.audit_log import acting
-from kmsfs.keystore.authorize import NOTHING
+from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING
 from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.ports import AuditSink
 from kmsfs.keystore.region import RegionService
 
-Permit = Callable[[RegionService, str, Mapping[str, str], KeyId], None]
+Permit = Callable[[RegionService, str, Mapping[str, str], KeyId, Context], None]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 class Recording:
     """One use of a key; a context manager. What is not known before is set inside.
 
-    ``permit`` raises if the key may not be used so; None: that was decided before.
+    ``permit`` raises if the key may not be used so; None: that was decided before. ``parameters`` are what else it
+    is told: the condition keys that stand for what is asked for.
     """
 
     uses = 1
@@ -43,12 +45,14 @@ class Recording:
         action: str,
         key_id: KeyId | None,
         context: Mapping[str, str],
+        parameters: Context = NO_CONTEXT,
     ) -> None:
         self._sink = sink
         self._service = service
         self._action = action
         self._key_id = key_id
         self._permit = permit
+        self._parameters = parameters
         self.context = context
 
     def __enter__(self) -> Self:
@@ -57,7 +61,7 @@ class Recording:
             self.key_arn = key_arn(config.region, config.account, self._key_id)
             if self._permit is not None:
                 try:
-                    self._permit(self._service, self._action, self.context, self._key_id)
+                    self._ask(self._permit, self._key_id)
                 except KmsfsError as error:
                     self.__exit__(type(error), error, error.__traceback__)
                     raise
@@ -67,7 +71,10 @@ class Recording:
         """The key that is used turned out to be this one: ask whether it may be."""
         self.key_arn = key.arn
         if self._permit is not None:
-            self._permit(self._service, self._action, self.context, key.key_id)
+            self._ask(self._permit, key.key_id)
+
+    def _ask(self, permit: Permit, key_id: KeyId) -> None:
+        permit(self._service, self._action, self.context, key_id, self._parameters)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,6 +7,7 @@ from kmsfs.keystore import tags
 from kmsfs.keystore.administration import check_description
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.multi_region import NewReplica
+from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.relatives import require_primary
@@ -31,7 +32,12 @@ class Replication(Regions):
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
         target = self.require_region(to_region)
-        with self.audits.change(service, "ReplicateKey", key_id, replica_region=to_region):
+        wanted_there = merge(
+            parameter("kms:ReplicaRegion", to_region),
+            parameter("kms:PrimaryRegion", key.region),
+            parameter("kms:BypassPolicyLockoutSafetyCheck", False),
+        )
+        with self.audits.change(service, "ReplicateKey", key_id, wanted_there, replica_region=to_region):
             require_primary(key)
             with self.audits.change(target, "CreateKey", None, primary_key=key.arn) as change:
                 change.key_arn = key.arn_in(target.config.region)
@@ -42,7 +48,8 @@ class Replication(Regions):
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
         target = self.require_region(to_region)
-        with self.audits.change(service, "UpdatePrimaryRegion", key_id, primary_region=to_region):
+        wanted = parameter("kms:PrimaryRegion", to_region)
+        with self.audits.change(service, "UpdatePrimaryRegion", key_id, wanted, primary_region=to_region):
             return self._multi_region.move_primary(key, target.config.region)
 
     def require_region(self, region: str) -> RegionService:

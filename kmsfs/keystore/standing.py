@@ -11,7 +11,7 @@ from kmsfs.ids import KeyId
 from kmsfs.keystore.access import via_service
 from kmsfs.keystore.authorize import NO_CONTEXT, Caller, time_context
 from kmsfs.keystore.model import KeyManager
-from kmsfs.keystore.policy.context import merge, parameter
+from kmsfs.keystore.policy.context import merge
 from kmsfs.keystore.policy.grants import Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.region import RegionService
@@ -22,8 +22,6 @@ _DIRECT: Final = frozenset({"cli", SERVER})
 _OWN: Final = "kmsfs:"  # names of what AWS does not have
 #: Decided elsewhere: the grant says who may retire it.
 _ELSEWHERE: Final = frozenset({"RetireGrant"})
-#: What is known of a request by its action alone. Conditions on other parameters of changes see none here.
-_FACTS: Final = {"PutKeyPolicy": parameter("kms:PolicyName", "default")}
 
 
 class Standing:
@@ -43,8 +41,18 @@ class Standing:
         """Whether ``require`` has nothing to ask while the metadata are these."""
         return not self.asks or (self.name, action, key_id) in snapshot.standing
 
-    def require(self, service: RegionService, action: str, pairs: Pairs, key_id: KeyId) -> None:
-        """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is there for people."""
+    def require(
+        self,
+        service: RegionService,
+        action: str,
+        pairs: Pairs,
+        key_id: KeyId,
+        parameters: Context = NO_CONTEXT,
+    ) -> None:
+        """Raise AccessDeniedError unless this process may do ``action`` with the key, if that is there for people.
+
+        ``parameters`` are the condition keys that stand for what else is asked for.
+        """
         snapshot = service.ledger.latest or service.ledger.reload()
         if self.holds(snapshot, action, key_id):
             return
@@ -57,7 +65,7 @@ class Standing:
             self.name,
             action,
             key,
-            circumstances=merge(self._circumstances(service.config.region), _FACTS.get(action, NO_CONTEXT)),
+            circumstances=merge(self._circumstances(service.config.region), parameters),
             pairs=pairs,
         )
 

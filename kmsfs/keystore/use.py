@@ -14,10 +14,12 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE
 from kmsfs.ids import KeyArn, KeyId, MaterialId
-from kmsfs.keystore.admission import Admission, checked, checked_blob, checked_context
+from kmsfs.keystore.admission import Admission, checked, checked_blob, checked_context, named_by
 from kmsfs.keystore.audits import shared_pairs
 from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.policy.context import merge, parameter
+from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import find_reference
 from kmsfs.keystore.results import DecryptResult, EncryptResult, GeneratedDataKey, ReEncryptResult
@@ -122,7 +124,7 @@ class KeyUse(Admission):
     def generate_mac(self, ref: str, message: bytes, algorithm: str, *, region: str | None = None) -> bytes:
         """Return the MAC of 1 to 4096 bytes under a MAC key; ``algorithm`` is AWS's name of the key's own."""
         service, key_id = self._locate(ref, region)
-        with self.audits.use(service, "GenerateMac", key_id, {}):
+        with self.audits.use(service, "GenerateMac", key_id, {}, _mac_parameters(ref, algorithm)):
             return _mac(service, key_id, message, algorithm, Operation.GENERATE_MAC)
 
     def verify_mac(
@@ -130,7 +132,7 @@ class KeyUse(Admission):
     ) -> None:
         """Raise InvalidMacError unless ``mac`` is that of the message."""
         service, key_id = self._locate(ref, region)
-        with self.audits.use(service, "VerifyMac", key_id, {}):
+        with self.audits.use(service, "VerifyMac", key_id, {}, _mac_parameters(ref, algorithm)):
             found = _mac(service, key_id, message, algorithm, Operation.VERIFY_MAC)
             if not equal(found, mac):
                 raise InvalidMacError(f"MAC is not that of the message under {service.key(key_id).arn}")
@@ -243,7 +245,7 @@ class KeyUse(Admission):
             )
         encoded = checked_context(context)
         service, key_id = self._locate(ref, region)
-        entry = self._admit(purpose, service, key_id, context)
+        entry = self._admit(purpose, service, key_id, context, ref)
         use = service.seal, entry, purpose.operation, plaintext, encoded
         return self.audits.recorded(purpose, service, entry.key.arn, context, *use)
 
@@ -277,6 +279,10 @@ def _opened(service: RegionService, key_id: KeyId, blob: bytes, context: Mapping
         return service.open(entry, named, encoded_context)
     except (InvalidCiphertextError, UnknownMaterialError):
         return None
+
+
+def _mac_parameters(ref: str, algorithm: str) -> Context:
+    return merge(named_by(ref), parameter("kms:MacAlgorithm", algorithm))
 
 
 def _mac(

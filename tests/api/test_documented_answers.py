@@ -112,6 +112,23 @@ def test_policies_look_at_the_name_of_a_policy(us: Any, key: Any, named: dict[st
     us.put_key_policy(KeyId=name, Policy=text(policy(anything)), **named)
 
 
+def test_every_use_of_a_symmetric_key_is_of_its_algorithm(us: Any) -> None:
+    symmetric = when("StringEquals", "kms:EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
+    uses = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*"]
+    rules = policy(
+        allow(["kms:PutKeyPolicy", "kms:DescribeKey"], ROOT), allow(uses, ROOT, Condition=symmetric)
+    )
+    key = us.create_key(Policy=text(rules))["KeyMetadata"]["KeyId"]
+    us.generate_data_key_without_plaintext(KeyId=key, KeySpec="AES_256")
+    made = us.generate_data_key(KeyId=key, KeySpec="AES_256")
+    again = us.re_encrypt(CiphertextBlob=made["CiphertextBlob"], DestinationKeyId=key)["CiphertextBlob"]
+    assert us.decrypt(CiphertextBlob=again)["Plaintext"] == made["Plaintext"]
+    assert (
+        us.decrypt(CiphertextBlob=us.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"])["Plaintext"]
+        == b"x"
+    )
+
+
 @pytest.mark.parametrize("attested", ["ImageSha384", "PCR0", "PCR31", "NitroTPMPCR4"])
 def test_what_is_left_to_enclaves_is_allowed_to_nobody(us: Any, attested: str) -> None:
     condition = when("StringEqualsIgnoreCase", f"kms:RecipientAttestation:{attested}", "9fedcba8")

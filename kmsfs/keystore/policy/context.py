@@ -106,6 +106,40 @@ KNOWN_PREFIXES: Final = (
 )
 
 
+#: What requests of one kind by one principal on one key may differ in.
+_OF_REQUESTS: Final = frozenset(
+    key.lower()
+    for key in (
+        "aws:CurrentTime",
+        "aws:EpochTime",
+        "aws:TagKeys",
+        "kms:BypassPolicyLockoutSafetyCheck",
+        "kms:EncryptionContextKeys",
+        "kms:ExpirationModel",
+        "kms:GrantConstraintType",
+        "kms:GranteePrincipal",
+        "kms:GrantOperations",
+        "kms:MacAlgorithm",
+        "kms:PrimaryRegion",
+        "kms:ReEncryptOnSameKey",
+        "kms:ReplicaRegion",
+        "kms:RequestAlias",
+        "kms:RetiringPrincipal",
+        "kms:RotationPeriodInDays",
+        "kms:ScheduleKeyDeletionPendingWindowInDays",
+        "kms:ValidTo",
+        "kms:WrappingAlgorithm",
+        "kms:WrappingKeySpec",
+    )
+)
+_OF_REQUESTS_PREFIXES: Final = ("aws:requesttag/", "kms:encryptioncontext:")
+
+
+def differs_between_requests(key: str) -> bool:
+    """Tell whether a condition key, in lower case, has another value for each request."""
+    return key in _OF_REQUESTS or key.startswith(_OF_REQUESTS_PREFIXES)
+
+
 def is_known_key(key: str) -> bool:
     """Tell whether a request may carry this condition key."""
     lowered = key.lower()

@@ -50,27 +50,33 @@ class ForkServer:
     def _started(self) -> socket.socket:
         with self._starting:
             if self._requests is None:
-                self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with theirs:
                     self._process = subprocess.Popen(
                         [sys.executable, "-m", "testkit.forkserver", self.mark],
                         stdin=theirs,
                         env={**os.environ, "PYTHONPATH": str(_TESTS)},
                     )
+                self._requests = ours
             return self._requests
 
     def run(self, arguments: Sequence[str | Path], env: dict[str, str], stdin: bytes = b"") -> Ended:
-        """Run ``kmsfs`` with ``arguments`` to its end and the end of its output."""
-        request = {
-            "argv": [os.fspath(argument) for argument in arguments],
-            "env": env,
-            "cwd": os.getcwd(),
-        }
+        """Run ``kmsfs`` with ``arguments`` to its end and the end of its output.
+
+        What is decided before ``kmsfs`` is imported is decided for all: the seed of hashes, the locale, limits.
+        """
+        argv = [os.fspath(argument) for argument in arguments]
+        request = json.dumps({"argv": argv, "env": env, "cwd": os.getcwd()}).encode()
+        assert len(request) <= _LARGEST_REQUEST
+        requests = self._started()
         (out, out_end), (err, err_end), (code, code_end) = os.pipe(), os.pipe(), os.pipe()
         given, giving = os.pipe()
         ends = [given, out_end, err_end, code_end]
         try:
-            socket.send_fds(self._started(), [json.dumps(request).encode()], ends)
+            socket.send_fds(requests, [request], ends)
+        except BaseException:
+            ends += [giving, out, err, code]
+            raise
         finally:
             for end in ends:
                 os.close(end)
@@ -146,7 +152,8 @@ def _next_command() -> tuple[dict[str, Any], list[int]]:
 
 def _say_how_it_ended(process: int, pid: int, answer: int) -> None:
     _, status = os.waitpid(pid, 0)
-    os.write(answer, str(os.waitstatus_to_exitcode(status)).encode())
+    with suppress(BrokenPipeError):  # who waited was interrupted
+        os.write(answer, str(os.waitstatus_to_exitcode(status)).encode())
     os.close(answer)
     os.close(process)
 

@@ -67,13 +67,13 @@ def re_encrypt(call: ActionCall) -> Output:
 
 def generate_data_key(call: ActionCall) -> Output:
     """Make a data key, clear and wrapped."""
-    made = _data_key(call)
+    made = _data_key(call, for_use=True)
     return {"Plaintext": made.plaintext, **_wrapped(made)}
 
 
 def generate_data_key_without_plaintext(call: ActionCall) -> Output:
     """Make a data key, only wrapped."""
-    return _wrapped(_data_key(call))
+    return _wrapped(_data_key(call, for_use=False))
 
 
 def generate_random(call: ActionCall) -> Output:
@@ -97,12 +97,14 @@ def _of_blob(call: ActionCall, name: str, algorithm: str) -> tuple[bytes, KeyMet
     return blob, key, ref
 
 
-def _data_key(call: ActionCall) -> GeneratedDataKey:
+def _data_key(call: ActionCall, *, for_use: bool) -> GeneratedDataKey:
     key = call.key()
     call.finish_dry_run(key, Operation.GENERATE_DATA_KEY)
     size = call.parameters.get("NumberOfBytes") or _SPECS[call.text("KeySpec")]
     assert isinstance(size, int)  # noqa: S101 - the shape has seen to it
-    return call.keystore.generate_data_key(key.arn, call.context(), region=call.region, length=size)
+    return call.keystore.generate_data_key(
+        key.arn, call.context(), region=call.region, length=size, for_use=for_use
+    )
 
 
 def _wrapped(made: GeneratedDataKey) -> dict[str, object]:

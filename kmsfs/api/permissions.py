@@ -190,14 +190,13 @@ def _retire_grant(call: ActionCall) -> None:
 
 def _replicate_key(call: ActionCall) -> None:
     replica = call.text("ReplicaRegion")
-    context = merge(
-        parameter("kms:ReplicaRegion", replica), parameter("kms:PrimaryRegion", call.region), _bypass(call)
-    )
-    call.require("ReplicateKey", call.key(aliases=False), context=context)
+    there = parameter("kms:ReplicaRegion", replica)
+    call.require("ReplicateKey", call.key(aliases=False), context=there)
     call.keystore.require_region(replica)
-    call.keystore.authorize(replica, call.caller, "CreateKey", context=merge(context, _tags(call)))
+    context = merge(there, _bypass(call), _tags(call))
+    call.keystore.authorize(replica, call.caller, "CreateKey", context=context)
     if call.parameters.get("Tags"):
-        call.keystore.authorize(replica, call.caller, "TagResource", context=merge(context, _tags(call)))
+        call.keystore.authorize(replica, call.caller, "TagResource", context=context)
 
 
 def _update_primary_region(call: ActionCall) -> None:

@@ -41,6 +41,16 @@ _USE: Final = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateData
 _SEE: Final = ["kms:Describe*", "kms:Get*", "kms:List*"]
 
 
+def constraint_parameters(constraints: Constraints) -> Values:
+    """Return the condition keys that stand for what a grant is constrained to."""
+    kinds = {"EncryptionContextEquals": constraints.equals, "EncryptionContextSubset": constraints.subset}
+    given = [kind for kind, pairs in kinds.items() if pairs is not None]
+    return merge(
+        parameter("kms:GrantConstraintType", *given) if given else {},
+        encryption_context(constraints.pairs),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class NewGrant:
     """A grant that is asked for."""
@@ -53,23 +63,13 @@ class NewGrant:
 
     def parameters(self) -> Values:
         """Return the condition keys that stand for what is asked for."""
-        constraints = self.constraints
-        kinds = [
-            kind
-            for kind, pairs in (
-                ("EncryptionContextEquals", constraints.equals),
-                ("EncryptionContextSubset", constraints.subset),
-            )
-            if pairs is not None
-        ]
         retiring = self.retiring_principal
         return merge(
             NOT_FOR_AWS,
             parameter("kms:GrantOperations", *sorted(self.operations)),
-            parameter("kms:GrantConstraintType", *kinds) if kinds else {},
             parameter("kms:GranteePrincipal", self.grantee),
             parameter("kms:RetiringPrincipal", retiring) if retiring is not None else {},
-            encryption_context(constraints.equals or constraints.subset or {}),
+            constraint_parameters(self.constraints),
         )
 
     def grant(self, grant_id: str) -> Grant:

@@ -165,7 +165,8 @@ class Administration(Regions):
         """
         service, key = self._seen(ref, region)
         with self.audits.change(service, RETIRE, key.key_id, outside_trees="unknown") as change:
-            self.standing.require(service, "ScheduleKeyDeletion", NOTHING, key.key_id)
+            at_once = parameter("kms:ScheduleKeyDeletionPendingWindowInDays", 0)
+            self.standing.require(service, "ScheduleKeyDeletion", NOTHING, key.key_id, at_once)
             key = service.lifecycle.retired.require(key.key_id)
             trees = [tree for tree in known_trees.known_trees(self.home) if key.arn in tree.key_arns]
             change.details = {**change.details, "trees": _names(map(str, trees))}

@@ -19,7 +19,7 @@ from kmsfs.format.blob import Blob, parse_blob
 from kmsfs.format.context import encode_context
 from kmsfs.ids import KeyId, MaterialId
 from kmsfs.keystore.authorize import NO_CONTEXT
-from kmsfs.keystore.policy.context import parameter
+from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.recording import Recording
 from kmsfs.keystore.region import RegionService
@@ -33,25 +33,39 @@ class Admission(StandIns):
     """Admits uses of keys. A refusal is recorded."""
 
     def _admit(
-        self, purpose: Purpose, service: RegionService, key_id: KeyId, context: Mapping[str, str], ref: str
+        self,
+        purpose: Purpose,
+        service: RegionService,
+        key_id: KeyId,
+        context: Mapping[str, str],
+        ref: str,
+        parameters: Context,
     ) -> MaterialEntry:
         """Return what a key, which the request names ``ref``, encrypts with now, if it may be used so."""
         entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, key_id))
         if entry is None:
-            with self.audits.refusal(purpose, service, key_id, context, named_by(ref)):
+            parameters = merge(parameters, named_by(ref))
+            with self.audits.refusal(purpose, service, key_id, context, parameters):
                 entry = service.current(key_id, purpose.operation)
             self._keep(purpose, service, key_id, entry)
         return entry
 
     def _admit_blob(
-        self, purpose: Purpose, blob: Blob, context: Mapping[str, str], ref: str | None, region: str | None
+        self,
+        purpose: Purpose,
+        blob: Blob,
+        context: Mapping[str, str],
+        ref: str | None,
+        region: str | None,
+        parameters: Context,
     ) -> tuple[RegionService, MaterialEntry]:
         """Return what a blob is under, and where, if it may be decrypted; ``ref`` is the only key that will do."""
         service = self._service_of_blob(blob, region)
         _, key_arn, material_id = blob.head
         entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, material_id))
         if entry is None or entry.key.arn != key_arn or not (ref is None or ref == key_arn):
-            parameters = NO_CONTEXT if ref is None else named_by(ref)
+            if ref is not None:
+                parameters = merge(parameters, named_by(ref))
             if ref is not None and region is None:
                 ref = self.serving_key(ref)
             with self.audits.refusal(purpose, service, None, context, parameters) as use:
@@ -113,7 +127,10 @@ class Admission(StandIns):
 
 def named_by(ref: str) -> Context:
     """Return the condition key of the alias by which a request names a key, if it does."""
-    alias = find_reference(ref).alias
+    try:
+        alias = find_reference(ref).alias
+    except InvalidRequestError:  # for who looks for the key to say
+        return NO_CONTEXT
     return NO_CONTEXT if alias is None else parameter("kms:RequestAlias", alias)
 
 

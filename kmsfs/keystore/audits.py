@@ -19,7 +19,7 @@ from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.ports import AuditSink
-from kmsfs.keystore.recording import Permit, Recording, Refusal, record_failure
+from kmsfs.keystore.recording import Batch, Permit, Recording, Refusal, record_failure
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.transitions import Purpose
 
@@ -77,6 +77,12 @@ class Audits:
         """One use of a key, or many in one record. A key that is known only inside is set there."""
         log = self._logs[service.config.region]
         return Recording(log, self._permit, service, action, key_id, context, parameters)
+
+    def uses(
+        self, service: RegionService, action: str, key_id: KeyId, contexts: Sequence[Mapping[str, str]]
+    ) -> Recording:
+        """Many uses of one key, in one record: each is asked for, and what their contexts share is recorded."""
+        return Batch(self._logs[service.config.region], self._permit, service, action, key_id, contexts)
 
     def refusal(
         self,
@@ -164,12 +170,3 @@ class Audits:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
-
-
-def shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the pairs that all of the contexts have."""
-    return {
-        name: value
-        for name, value in contexts[0].items()
-        if all(context.get(name) == value for context in contexts)
-    }

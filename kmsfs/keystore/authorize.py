@@ -13,14 +13,14 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from kmsfs.errors import AccessDeniedError, LimitExceededError, MalformedPolicyError
 from kmsfs.ids import KeyId
-from kmsfs.keystore.access import key_policy
+from kmsfs.keystore.access import NewGrant, constraint_parameters, key_policy
 from kmsfs.keystore.arn import ROOT, principal_arn
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
 from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS
 from kmsfs.keystore.policy.context import (
     KeyFacts,
-    differs_between_requests,
     encryption_context,
+    may_differ_between_requests,
     merge,
     parameter,
     principal_context,
@@ -191,10 +191,9 @@ class Authorizer:
         policies = self._known(self._current(), caller.name).policies
         check_lockout(request, parse_policy(document, PolicyKind.KEY), policies)
 
-    def require_grant(
-        self, caller: Caller, key: KeyMetadata, wanted: Grant, *, context: Context, pairs: Pairs
-    ) -> None:
+    def require_grant(self, caller: Caller, key: KeyMetadata, wanted: NewGrant) -> None:
         """Decide on CreateGrant: who may do it by a grant alone hands on no more than that grant gives."""
+        context, pairs = wanted.parameters(), wanted.constraints.pairs
         request = self.request(caller, "kms:CreateGrant", key, context=context, pairs=pairs)
         decision = self.require(caller, "kms:CreateGrant", key, context=context, pairs=pairs)
         if decision.outcome is not Outcome.GRANT_ALLOWS:
@@ -202,7 +201,7 @@ class Authorizer:
         view = self._current()
         parents = _grants_to(self._known(view, caller.name).principal, self._key(view, key))
         by = [grant for grant in parents if grant.allows(request.principal, request.action, pairs)]
-        if not any(parent.may_create(wanted) for parent in by):
+        if not any(parent.may_create(wanted.grant("")) for parent in by):
             raise refused(request, Decision(Outcome.NO_KEY_POLICY_ALLOWS))
 
     def require_retirement(self, caller: Caller, entry: GrantEntry, key: KeyMetadata) -> None:
@@ -210,8 +209,8 @@ class Authorizer:
 
         A grant that an account may retire is retired by its root, and by those whom identity policies let.
         """
-        pairs = entry.grant.constraints.equals or entry.grant.constraints.subset or NOTHING
-        request = self.request(caller, "kms:RetireGrant", key, pairs=pairs)
+        constraints = constraint_parameters(entry.grant.constraints)
+        request = self.request(caller, "kms:RetireGrant", key, context=constraints)
         decision = self.decide(caller, request, key)
         principal = request.principal
         may = entry.grant.may_be_retired_by(principal) or (
@@ -281,7 +280,7 @@ def _compiled(document: str, kind: PolicyKind) -> _Compiled:
         policy = parse_policy(document, kind)
     except (MalformedPolicyError, LimitExceededError):
         policy = _DENIES_ALL[kind]
-    return _Compiled(policy, any(map(differs_between_requests, policy.condition_keys)))
+    return _Compiled(policy, any(map(may_differ_between_requests, policy.condition_keys)))
 
 
 def _caller(snapshot: Snapshot, name: str) -> _Known:

@@ -22,6 +22,7 @@ OPERATIONS: Final = {
     "ReEncryptFrom": "ReEncrypt",
     "ReEncryptTo": "ReEncrypt",
     "GenerateDataKey": "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext": "GenerateDataKeyWithoutPlaintext",
     "GenerateMac": "GenerateMac",
     "VerifyMac": "VerifyMac",
 }

@@ -16,7 +16,7 @@ from kmsfs.keystore.access import (
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
 from kmsfs.keystore.policy.context import parameter
-from kmsfs.keystore.policy.grants import Constraints, Pairs
+from kmsfs.keystore.policy.grants import Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.policy.principals import Principal
 from kmsfs.keystore.region import RegionService
@@ -66,12 +66,11 @@ class Permissions(Regions):
 
     def authorize_grant(self, region: str, caller: Caller, key: KeyMetadata, wanted: NewGrant) -> None:
         """Decide about a request to create a grant. A refusal is recorded."""
-        service, pairs = self._fresh_service(region), _pairs(wanted.constraints)
+        service = self._fresh_service(region)
         try:
-            grant = wanted.grant("")
-            service.authorizer.require_grant(caller, key, grant, context=wanted.parameters(), pairs=pairs)
+            service.authorizer.require_grant(caller, key, wanted)
         except AccessDeniedError:
-            with self.audits.use(service, "CreateGrant", key.key_id, pairs):
+            with self.audits.use(service, "CreateGrant", key.key_id, wanted.constraints.pairs):
                 raise
 
     def authorize_retirement(self, caller: Caller, entry: GrantEntry) -> None:
@@ -125,9 +124,9 @@ class Permissions(Regions):
     ) -> tuple[GrantEntry, str]:
         """Add a grant to a CMK; return it and a token for it."""
         service, key = self._key(ref, region)
-        with self.audits.change(
-            service, "CreateGrant", key.key_id, wanted.parameters(), grantee=wanted.grantee
-        ) as change:
+        with self.audits.change(service, "CreateGrant", key.key_id, grantee=wanted.grantee) as change:
+            if self.standing.asks:
+                service.authorizer.require_grant(self.standing.caller(service.config.region), key, wanted)
             entry = service.access.create_grant(key.key_id, wanted)
             change.details = {**change.details, "grant": entry.grant.grant_id}
         return entry, new_grant_token(entry)
@@ -175,11 +174,6 @@ class Permissions(Regions):
     def _key(self, ref: str, region: str | None) -> tuple[RegionService, KeyMetadata]:
         service, key_id = self._locate(ref, region)
         return service, service.key(key_id)
-
-
-def _pairs(constraints: Constraints) -> Pairs:
-    """Return the encryption context that policies may ask about when a grant is made."""
-    return constraints.equals or constraints.subset or NOTHING
 
 
 def _sorted(entries: Iterable[GrantEntry]) -> list[GrantEntry]:

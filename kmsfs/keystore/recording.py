@@ -6,7 +6,7 @@ The record is written when the use has ended and before its answer leaves. A use
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -105,9 +105,38 @@ class Refusal(Recording):
             super().__exit__(kind, error, trace)
 
 
+class Batch(Recording):
+    """Uses in several contexts: each is asked for."""
+
+    def __init__(
+        self,
+        sink: AuditSink,
+        permit: Permit | None,
+        service: RegionService,
+        action: str,
+        key_id: KeyId,
+        contexts: Sequence[Mapping[str, str]],
+    ) -> None:
+        super().__init__(sink, permit, service, action, key_id, _shared_pairs(contexts))
+        self._contexts = contexts
+
+    def _ask(self, permit: Permit, key_id: KeyId) -> None:
+        for context in self._contexts:
+            permit(self._service, self._action, context, key_id, NO_CONTEXT)
+
+
 def record_failure(sink: AuditSink, event: Event) -> None:
     """Record a use that failed, if that is possible: its own error is what the caller gets."""
     try:
         sink.record(event)
     except KmsfsError as error:
         log.info("%s was refused (%s) and could not be recorded: %s", event.action, event.result, error)
+
+
+def _shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the pairs that all of the contexts have."""
+    return {
+        name: value
+        for name, value in contexts[0].items()
+        if all(context.get(name) == value for context in contexts)
+    }

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from kmsfs.errors import InvalidRequestError, RegionNotFoundError
 from kmsfs.keystore import tags
 from kmsfs.keystore.administration import check_description
+from kmsfs.keystore.authorize import NOTHING
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.multi_region import NewReplica
-from kmsfs.keystore.policy.context import merge, parameter
+from kmsfs.keystore.policy.context import parameter
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.relatives import require_primary
@@ -32,12 +33,8 @@ class Replication(Regions):
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
         target = self.require_region(to_region)
-        wanted_there = merge(
-            parameter("kms:ReplicaRegion", to_region),
-            parameter("kms:PrimaryRegion", key.region),
-            parameter("kms:BypassPolicyLockoutSafetyCheck", False),
-        )
-        with self.audits.change(service, "ReplicateKey", key_id, wanted_there, replica_region=to_region):
+        there = parameter("kms:ReplicaRegion", to_region)
+        with self.audits.change(service, "ReplicateKey", key_id, there, replica_region=to_region):
             require_primary(key)
             with self.audits.change(target, "CreateKey", None, primary_key=key.arn) as change:
                 change.key_arn = key.arn_in(target.config.region)
@@ -48,8 +45,10 @@ class Replication(Regions):
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
         target = self.require_region(to_region)
-        wanted = parameter("kms:PrimaryRegion", to_region)
-        with self.audits.change(service, "UpdatePrimaryRegion", key_id, wanted, primary_region=to_region):
+        there, action = parameter("kms:PrimaryRegion", to_region), "UpdatePrimaryRegion"
+        with self.audits.change(service, action, key_id, there, primary_region=to_region):
+            if to_region in key.related_regions:  # whose policy of its own has a say, too
+                self.standing.require(target, action, NOTHING, key_id, there)
             return self._multi_region.move_primary(key, target.config.region)
 
     def require_region(self, region: str) -> RegionService:

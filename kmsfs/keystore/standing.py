@@ -20,8 +20,8 @@ from kmsfs.keystore.snapshot import Snapshot
 SERVER: Final = "server"  # it decides about each request by itself
 _DIRECT: Final = frozenset({"cli", SERVER})
 _OWN: Final = "kmsfs:"  # names of what AWS does not have
-#: Decided elsewhere: the grant says who may retire it.
-_ELSEWHERE: Final = frozenset({"RetireGrant"})
+#: Decided elsewhere, because grants have a say: in who may hand them on, and who may retire them.
+_ELSEWHERE: Final = frozenset({"CreateGrant", "RetireGrant"})
 
 
 class Standing:

@@ -15,8 +15,7 @@ from kmsfs.errors import (
 from kmsfs.format.blob import MAX_PLAINTEXT_SIZE
 from kmsfs.ids import KeyArn, KeyId, MaterialId
 from kmsfs.keystore.admission import Admission, checked, checked_blob, checked_context, named_by
-from kmsfs.keystore.audits import shared_pairs
-from kmsfs.keystore.authorize import NOTHING
+from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING
 from kmsfs.keystore.model import KeyMetadata
 from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.patterns import Context
@@ -28,6 +27,7 @@ from kmsfs.keystore.transitions import Operation, Purpose
 
 MAX_DATA_KEY_SIZE = 1024
 _GENERATE_DATA_KEY = Purpose("GenerateDataKey", Operation.GENERATE_DATA_KEY)
+_WITHOUT_PLAINTEXT = Purpose("GenerateDataKeyWithoutPlaintext", Operation.GENERATE_DATA_KEY)
 _ENCRYPT = Purpose("Encrypt", Operation.ENCRYPT)
 _DECRYPT = Purpose("Decrypt", Operation.DECRYPT)
 _RE_ENCRYPT_FROM = Purpose("ReEncryptFrom", Operation.DECRYPT)
@@ -42,13 +42,20 @@ class KeyUse(Admission):
     """The use of keys, by reference or by ciphertext blob."""
 
     def generate_data_key(
-        self, ref: str, context: Mapping[str, str], *, region: str | None = None, length: int = 32
+        self,
+        ref: str,
+        context: Mapping[str, str],
+        *,
+        region: str | None = None,
+        length: int = 32,
+        for_use: bool = True,
     ) -> GeneratedDataKey:
-        """Return ``length`` new random bytes, clear and wrapped."""
+        """Return ``length`` new random bytes, clear and wrapped; not ``for_use``: the caller drops the clear ones."""
         if not 1 <= length <= MAX_DATA_KEY_SIZE:
             raise InvalidRequestError(f"data key length must be 1 to {MAX_DATA_KEY_SIZE} bytes, not {length}")
         plaintext = random_bytes(length)
-        sealed = self._encrypt(_GENERATE_DATA_KEY, ref, plaintext, context, region)
+        purpose = _GENERATE_DATA_KEY if for_use else _WITHOUT_PLAINTEXT
+        sealed = self._encrypt(purpose, ref, plaintext, context, region)
         return _new(GeneratedDataKey, (plaintext, *sealed))
 
     def generate_data_keys(
@@ -58,7 +65,7 @@ class KeyUse(Admission):
         encoded_contexts = [checked_context(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[GeneratedDataKey] = []
-        with self.audits.use(service, "GenerateDataKey", key_id, shared_pairs(contexts)) as use:
+        with self.audits.uses(service, "GenerateDataKey", key_id, contexts) as use:
             try:
                 made += (_new_data_key(service, key_id, context, 32) for context in encoded_contexts)
             finally:
@@ -76,7 +83,7 @@ class KeyUse(Admission):
         encoded_contexts = [checked_context(context) for context in contexts]
         service, key_id = self._locate(self.serving_key(key_arn), None)
         made: list[EncryptResult] = []
-        with self.audits.use(service, action, key_id, shared_pairs(contexts)) as use:
+        with self.audits.uses(service, action, key_id, contexts) as use:
             try:
                 for data_key, context in zip(data_keys, encoded_contexts, strict=True):
                     entry = service.current(key_id, Operation.ENCRYPT)
@@ -95,7 +102,7 @@ class KeyUse(Admission):
         """
         service, key_id = self._locate(self.serving_key(key_arn), None)
         opened: list[bytes | None] = []
-        with self.audits.use(service, "ReEncryptFrom", key_id, shared_pairs(contexts)) as use:
+        with self.audits.uses(service, "ReEncryptFrom", key_id, contexts) as use:
             try:
                 for blob, context in zip(blobs, contexts, strict=True):
                     opened.append(_opened(service, key_id, blob, context))
@@ -154,8 +161,10 @@ class KeyUse(Admission):
         source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        plaintext, source = self._decrypt(_RE_ENCRYPT_FROM, blob, source_context, source_ref, source_region)
-        target = self._encrypt(_RE_ENCRYPT_TO, destination_ref, plaintext, destination_context, region)
+        source_at, target_at = (source_ref, source_region), (destination_ref, region)
+        same = self._on_same_key(blob, *source_at, *target_at) if self.standing.asks else NO_CONTEXT
+        plaintext, source = self._decrypt(_RE_ENCRYPT_FROM, blob, source_context, *source_at, same)
+        target = self._encrypt(_RE_ENCRYPT_TO, destination_ref, plaintext, destination_context, region, same)
         return ReEncryptResult(*target, source.key.arn, source.material.material_id)
 
     # --- for the file system --------------------------------------------------------------------
@@ -235,8 +244,25 @@ class KeyUse(Admission):
         except KmsfsError:
             return None
 
+    def _on_same_key(
+        self, blob: bytes, ref: str | None, region: str | None, target_ref: str, target_region: str | None
+    ) -> Context:
+        """Return the condition key of whether a blob stays under its key. What is wrong is for others to say."""
+        try:
+            source = self.key_of_blob(blob, ref=ref, region=region).key_id
+            same = source == self._locate(target_ref, target_region)[1]
+        except KmsfsError:
+            return NO_CONTEXT
+        return parameter("kms:ReEncryptOnSameKey", same)
+
     def _encrypt(
-        self, purpose: Purpose, ref: str, plaintext: bytes, context: Mapping[str, str], region: str | None
+        self,
+        purpose: Purpose,
+        ref: str,
+        plaintext: bytes,
+        context: Mapping[str, str],
+        region: str | None,
+        parameters: Context = NO_CONTEXT,
     ) -> tuple[bytes, KeyArn, MaterialId]:
         if not 1 <= len(plaintext) <= MAX_PLAINTEXT_SIZE:
             raise InvalidRequestError(
@@ -245,7 +271,7 @@ class KeyUse(Admission):
             )
         encoded = checked_context(context)
         service, key_id = self._locate(ref, region)
-        entry = self._admit(purpose, service, key_id, context, ref)
+        entry = self._admit(purpose, service, key_id, context, ref, parameters)
         use = service.seal, entry, purpose.operation, plaintext, encoded
         return self.audits.recorded(purpose, service, entry.key.arn, context, *use)
 
@@ -256,9 +282,10 @@ class KeyUse(Admission):
         context: Mapping[str, str],
         ref: str | None,
         region: str | None,
+        parameters: Context = NO_CONTEXT,
     ) -> tuple[bytes, MaterialEntry]:
         named, encoded = checked(blob, context)
-        service, entry = self._admit_blob(purpose, named, context, ref, region)
+        service, entry = self._admit_blob(purpose, named, context, ref, region, parameters)
         use = service.open, entry, named, encoded
         return self.audits.recorded(purpose, service, entry.key.arn, context, *use), entry
 

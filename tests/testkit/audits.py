@@ -38,3 +38,10 @@ def records(home: Path, region: str = REGION) -> list[dict[str, Any]]:
 def said(home: Path, region: str = REGION) -> Iterator[tuple[str, str, int]]:
     """Action, result and count of each record."""
     return ((found["action"], found["result"], found["count"]) for found in records(home, region))
+
+
+def results(home: Path, action: str, region: str = REGION) -> list[tuple[str, str]]:
+    """Who did an action, and how it ended, each time."""
+    return [
+        (found["principal"], found["result"]) for found in records(home, region) if found["action"] == action
+    ]

@@ -57,7 +57,9 @@ def command(
         )
     check_outputs(out, plaintext_out, force=force)
     with open_keystore() as keystore:
-        made = keystore.generate_data_key(key, context, region=region, length=size)
+        made = keystore.generate_data_key(
+            key, context, region=region, length=size, for_use=not without_plaintext
+        )
     clear = {} if without_plaintext else {"Plaintext": made.plaintext}
     deliver(
         {**clear, "CiphertextBlob": made.blob},

@@ -14,52 +14,56 @@ from kmsfs.keystore.policy.principals import Principal
 
 Values = dict[str, tuple[str, ...]]
 
-#: Set by this module, or given as a parameter of the request.
-_SUPPLIED: Final = (
-    "aws:CurrentTime",
-    "aws:EpochTime",
+#: What principal, key, action and process bring: alike in all requests of one kind by one principal on one key.
+_STANDING: Final = (
     "aws:PrincipalAccount",
     "aws:PrincipalArn",
     "aws:PrincipalIsAWSService",
     "aws:PrincipalType",
     "aws:RequestedRegion",
     "aws:ResourceAccount",
+    "aws:userid",
+    "aws:username",
+    "aws:ViaAWSService",
+    "kms:CallerAccount",
+    "kms:CustomerMasterKeySpec",
+    "kms:CustomerMasterKeyUsage",
+    "kms:EncryptionAlgorithm",
+    "kms:GrantIsForAWSResource",
+    "kms:KeyOrigin",
+    "kms:KeySpec",
+    "kms:KeyUsage",
+    "kms:MultiRegion",
+    "kms:MultiRegionKeyType",
+    "kms:PolicyName",
+    "kms:ResourceAliases",
+    "kms:ViaService",
+)
+
+#: What each request may bring.
+_OF_REQUESTS: Final = (
+    "aws:CurrentTime",
+    "aws:EpochTime",
     "aws:SecureTransport",
     "aws:SourceIp",
     "aws:TagKeys",
     "aws:UserAgent",
-    "aws:userid",
-    "aws:username",
-    "aws:ViaAWSService",
     "kms:BypassPolicyLockoutSafetyCheck",
-    "kms:CallerAccount",
-    "kms:CustomerMasterKeySpec",
-    "kms:CustomerMasterKeyUsage",
     "kms:DataKeyPairSpec",
-    "kms:EncryptionAlgorithm",
     "kms:EncryptionContextKeys",
     "kms:ExpirationModel",
     "kms:GrantConstraintType",
     "kms:GranteePrincipal",
-    "kms:GrantIsForAWSResource",
     "kms:GrantOperations",
-    "kms:KeyOrigin",
-    "kms:KeySpec",
-    "kms:KeyUsage",
     "kms:MacAlgorithm",
-    "kms:MultiRegion",
-    "kms:MultiRegionKeyType",
-    "kms:PolicyName",
     "kms:PrimaryRegion",
     "kms:ReEncryptOnSameKey",
     "kms:ReplicaRegion",
     "kms:RequestAlias",
-    "kms:ResourceAliases",
     "kms:RetiringPrincipal",
     "kms:RotationPeriodInDays",
     "kms:ScheduleKeyDeletionPendingWindowInDays",
     "kms:ValidTo",
-    "kms:ViaService",
     "kms:WrappingAlgorithm",
     "kms:WrappingKeySpec",
 )
@@ -88,56 +92,27 @@ _NEVER_SUPPLIED: Final = (
     "aws:SourceVpce",
     "aws:TokenIssueTime",
     "aws:VpcSourceIp",
+    "kms:GrantConstraintSourceArn",
+    "kms:GranteeServicePrincipal",
     "kms:KeyAgreementAlgorithm",
     "kms:MessageType",
     "kms:RecipientAttestation:ImageSha384",
     *(f"kms:RecipientAttestation:{kind}{n}" for kind in ("PCR", "NitroTPMPCR") for n in range(32)),
+    "kms:RetiringServicePrincipal",
     "kms:SigningAlgorithm",
 )
 
-KNOWN_KEYS: Final = frozenset(key.lower() for key in (*_SUPPLIED, *_NEVER_SUPPLIED))
+KNOWN_KEYS: Final = frozenset(key.lower() for key in (*_STANDING, *_OF_REQUESTS, *_NEVER_SUPPLIED))
+_ALIKE: Final = frozenset(key.lower() for key in (*_STANDING, *_NEVER_SUPPLIED))
 
 #: Families of keys; what follows the prefix is a tag's or an encryption context's key.
-KNOWN_PREFIXES: Final = (
-    "aws:principaltag/",
-    "aws:requesttag/",
-    "aws:resourcetag/",
-    "kms:encryptioncontext:",
-)
+_ALIKE_PREFIXES: Final = ("aws:principaltag/", "aws:resourcetag/")
+KNOWN_PREFIXES: Final = (*_ALIKE_PREFIXES, "aws:requesttag/", "kms:encryptioncontext:")
 
 
-#: What requests of one kind by one principal on one key may differ in.
-_OF_REQUESTS: Final = frozenset(
-    key.lower()
-    for key in (
-        "aws:CurrentTime",
-        "aws:EpochTime",
-        "aws:TagKeys",
-        "kms:BypassPolicyLockoutSafetyCheck",
-        "kms:EncryptionContextKeys",
-        "kms:ExpirationModel",
-        "kms:GrantConstraintType",
-        "kms:GranteePrincipal",
-        "kms:GrantOperations",
-        "kms:MacAlgorithm",
-        "kms:PrimaryRegion",
-        "kms:ReEncryptOnSameKey",
-        "kms:ReplicaRegion",
-        "kms:RequestAlias",
-        "kms:RetiringPrincipal",
-        "kms:RotationPeriodInDays",
-        "kms:ScheduleKeyDeletionPendingWindowInDays",
-        "kms:ValidTo",
-        "kms:WrappingAlgorithm",
-        "kms:WrappingKeySpec",
-    )
-)
-_OF_REQUESTS_PREFIXES: Final = ("aws:requesttag/", "kms:encryptioncontext:")
-
-
-def differs_between_requests(key: str) -> bool:
-    """Tell whether a condition key, in lower case, has another value for each request."""
-    return key in _OF_REQUESTS or key.startswith(_OF_REQUESTS_PREFIXES)
+def may_differ_between_requests(key: str) -> bool:
+    """Tell whether a condition key, in lower case, may differ between requests of one principal on one key."""
+    return key not in _ALIKE and not key.startswith(_ALIKE_PREFIXES)
 
 
 def is_known_key(key: str) -> bool:

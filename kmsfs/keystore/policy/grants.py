@@ -21,6 +21,11 @@ class Constraints:
     equals: Pairs | None = None
     subset: Pairs | None = None
 
+    @property
+    def pairs(self) -> Pairs:
+        """The encryption context that they name."""
+        return self.equals or self.subset or {}
+
     def admit(self, encryption_context: Pairs) -> bool:
         """Tell whether a request's encryption context satisfies the constraints."""
         if self.equals is None and self.subset is None:

@@ -9,8 +9,10 @@ from kmsfs.keystore.policy.document import Policy
 from kmsfs.keystore.policy.evaluate import Request, decide
 
 _ACTION: Final = "kms:PutKeyPolicy"
-#: The only policy that anybody puts.
-_DEFAULT: Final = parameter("kms:PolicyName", "default")
+#: The only policy that anybody puts, and no right to bypass this.
+_LATER: Final = merge(
+    parameter("kms:PolicyName", "default"), parameter("kms:BypassPolicyLockoutSafetyCheck", False)
+)
 
 
 def check_lockout(request: Request, new_policy: Policy, identity_policies: Sequence[Policy] = ()) -> None:
@@ -24,7 +26,7 @@ def check_lockout(request: Request, new_policy: Policy, identity_policies: Seque
         action=_ACTION,
         resource=request.resource,
         account=request.account,
-        context=merge(request.context, _DEFAULT),
+        context=merge(request.context, _LATER),
     )
     if not decide(later, key_policy=new_policy, identity_policies=identity_policies).allowed:
         raise LockoutError(

@@ -29,7 +29,8 @@ from kmsfs.errors import AccessDeniedError, MalformedPolicyError
 from kmsfs.format.blob import Suite
 from kmsfs.ids import KeyArn, KeyId, MaterialId, Region
 from kmsfs.keystore import authorize
-from kmsfs.keystore.authorize import NO_CONTEXT, Authorizer, Caller, time_context
+from kmsfs.keystore.access import NewGrant
+from kmsfs.keystore.authorize import Authorizer, Caller, time_context
 from kmsfs.keystore.model import (
     AliasEntry,
     GrantEntry,
@@ -39,7 +40,7 @@ from kmsfs.keystore.model import (
     Material,
     UserEntry,
 )
-from kmsfs.keystore.policy.context import parameter
+from kmsfs.keystore.policy.context import _NEVER_SUPPLIED, KNOWN_KEYS, parameter
 from kmsfs.keystore.policy.grants import Constraints, Grant
 from kmsfs.keystore.snapshot import Snapshot
 
@@ -225,6 +226,33 @@ def test_what_may_differ_each_time_is_asked_each_time(
     assert asking.decided == 3
 
 
+STANDING = """
+    aws:PrincipalAccount aws:PrincipalArn aws:PrincipalIsAWSService aws:PrincipalType aws:RequestedRegion
+    aws:ResourceAccount aws:userid aws:username aws:ViaAWSService kms:CallerAccount kms:CustomerMasterKeySpec
+    kms:CustomerMasterKeyUsage kms:EncryptionAlgorithm kms:GrantIsForAWSResource kms:KeyOrigin kms:KeySpec kms:KeyUsage
+    kms:MultiRegion kms:MultiRegionKeyType kms:PolicyName kms:ResourceAliases kms:ViaService
+""".lower().split()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *sorted(KNOWN_KEYS - {key.lower() for key in _NEVER_SUPPLIED}),
+        "aws:requesttag/team",
+        "kms:encryptioncontext:file",
+        "aws:resourcetag/team",
+        "aws:principaltag/team",
+    ],
+)
+def test_only_what_is_alike_for_all_requests_stands(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = deny("kms:*", "*", Condition=when("StringEquals", key, "nothing like it"))
+    asking = Asking(monkeypatch, key_policies={KEY_ID: text(policy(allow(principal=ROOT), never))})
+    for _ in range(3):
+        asking.ask("root")
+    stands = key in STANDING or key.startswith(("aws:resourcetag/", "aws:principaltag/"))
+    assert asking.decided == (1 if stands else 3)
+
+
 def test_a_file_that_a_policy_denies_is_denied_after_others_were_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -266,8 +294,7 @@ def test_who_may_create_grants_by_a_grant_hands_on_no_more() -> None:
     deciding = authorizer(grants={raw["GrantId"]: granted(raw) for raw in parents})
 
     def create(name: str, *operations: str) -> None:
-        wanted = Grant("new", BOB, frozenset(operations))
-        deciding.require_grant(Caller(name), KEY, wanted, context=NO_CONTEXT, pairs={})
+        deciding.require_grant(Caller(name), KEY, NewGrant(BOB, frozenset(operations)))
 
     create("alice", "Decrypt")
     create("alice", "Encrypt")

@@ -1,12 +1,11 @@
 """Who may use a key, end to end: the root like everybody, the file system's own key, and the owner of the token."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from testkit.audits import results
 from testkit.policy_cases import allow, deny, policy
 
 from kmsfs.errors import (
@@ -21,9 +20,6 @@ from kmsfs.ids import TreeId
 from kmsfs.keystore.access import NewGrant
 from kmsfs.keystore.authorize import Caller
 from kmsfs.keystore.data_key_cache import DataKeyCache
-from kmsfs.keystore.imported import Arrival
-from kmsfs.keystore.model import KeySpec, Origin
-from kmsfs.keystore.policy.grants import Constraints
 from kmsfs.keystore.pool import DataKeyPool
 from kmsfs.keystore.service import Keystore
 
@@ -44,11 +40,6 @@ def mount(ks_home: Path, keystore: Keystore) -> Iterator[Keystore]:
     keystore.principals.create("alice")
     with Keystore.open(ks_home, via="mount", principal="alice") as opened:
         yield opened
-
-
-def records(keystore: Keystore, action: str) -> list[tuple[str, str]]:
-    found = keystore.audits.read(keystore.regions()[1].region)
-    return [(record["principal"], record["result"]) for record in found if record["action"] == action]
 
 
 def test_a_key_whose_policy_trusts_no_one_is_used_by_no_one(keystore: Keystore) -> None:
@@ -74,8 +65,8 @@ def test_a_key_whose_policy_trusts_no_one_is_used_by_no_one(keystore: Keystore) 
     ):
         with pytest.raises(AccessDeniedError, match="not authorized to perform: kms:"):
             use()
-    assert records(keystore, "Encrypt") == [(ROOT, "ok"), (ROOT, "AccessDeniedError")]
-    assert (ROOT, "AccessDeniedError") in records(keystore, "Decrypt")
+    assert results(keystore.home, "Encrypt", US) == [(ROOT, "ok"), (ROOT, "AccessDeniedError")]
+    assert (ROOT, "AccessDeniedError") in results(keystore.home, "Decrypt", US)
 
 
 def test_the_command_line_puts_the_policy_of_that_name(keystore: Keystore) -> None:
@@ -90,155 +81,6 @@ def test_the_command_line_puts_the_policy_of_that_name(keystore: Keystore) -> No
         keystore.put_key_policy(MAIN, only_that, region=US)
 
 
-Call = Callable[[Keystore], object]
-
-
-def scheduled(days: int) -> Call:
-    def call(keystore: Keystore) -> None:
-        keystore.schedule_key_deletion(MAIN, days=days, region=US)
-        keystore.cancel_key_deletion(MAIN, region=US)
-        keystore.enable_key(MAIN, region=US)
-
-    return call
-
-
-def rotated(days: int) -> Call:
-    return lambda keystore: keystore.enable_key_rotation(MAIN, period_days=days, region=US)
-
-
-def tagged(name: str, value: str) -> Call:
-    return lambda keystore: keystore.tag_key(MAIN, [(name, value)], region=US)
-
-
-def put(*, bypass: bool) -> Call:
-    def call(keystore: Keystore) -> None:
-        keystore.put_key_policy(
-            MAIN, keystore.key_policy(MAIN, region=US), bypass_lockout_check=bypass, region=US
-        )
-
-    return call
-
-
-def granted(grantee: str = ROOT, *more: str, **wanted: Any) -> Call:
-    grant = NewGrant(grantee, frozenset({"Decrypt", *more}), **wanted)
-    return lambda keystore: keystore.create_grant(MAIN, grant, region=US)
-
-
-def encrypted(ref: str) -> Call:
-    return lambda keystore: keystore.encrypt(_named(keystore, ref), b"x", {}, region=US)
-
-
-def decrypted(ref: str) -> Call:
-    def call(keystore: Keystore) -> None:
-        blob = keystore.encrypt(keystore.resolve(MAIN, region=US).arn, b"x", {}).blob
-        keystore.decrypt(blob, {}, ref=_named(keystore, ref), region=US)
-
-    return call
-
-
-def _named(keystore: Keystore, ref: str) -> str:
-    return keystore.resolve(MAIN, region=US).arn if ref == "arn" else ref
-
-
-@pytest.mark.parametrize(
-    ("action", "key", "value", "allowed", "denied"),
-    [
-        (
-            "ScheduleKeyDeletion",
-            "kms:ScheduleKeyDeletionPendingWindowInDays",
-            "7",
-            scheduled(30),
-            scheduled(7),
-        ),
-        ("EnableKeyRotation", "kms:RotationPeriodInDays", "90", rotated(365), rotated(90)),
-        ("TagResource", "aws:RequestTag/team", "red", tagged("team", "blue"), tagged("team", "red")),
-        ("TagResource", "aws:TagKeys", "team", tagged("owner", "me"), tagged("team", "me")),
-        (
-            "UntagResource",
-            "aws:TagKeys",
-            "team",
-            lambda keystore: keystore.untag_key(MAIN, ["owner"], region=US),
-            lambda keystore: keystore.untag_key(MAIN, ["team"], region=US),
-        ),
-        (
-            "PutKeyPolicy",
-            "kms:BypassPolicyLockoutSafetyCheck",
-            "true",
-            put(bypass=False),
-            put(bypass=True),
-        ),
-        ("CreateGrant", "kms:GranteePrincipal", ALICE, granted(), granted(ALICE)),
-        ("CreateGrant", "kms:GrantOperations", "Encrypt", granted(), granted(ROOT, "Encrypt")),
-        (
-            "CreateGrant",
-            "kms:GrantConstraintType",
-            "EncryptionContextEquals",
-            granted(constraints=Constraints(subset={"a": "b"})),
-            granted(constraints=Constraints(equals={"a": "b"})),
-        ),
-        (
-            "CreateGrant",
-            "kms:EncryptionContext:a",
-            "b",
-            granted(constraints=Constraints(subset={"a": "c"})),
-            granted(constraints=Constraints(subset={"a": "b"})),
-        ),
-        ("CreateGrant", "kms:RetiringPrincipal", ALICE, granted(), granted(retiring_principal=ALICE)),
-        ("Encrypt", "kms:RequestAlias", MAIN, encrypted("arn"), encrypted(MAIN)),
-        ("Decrypt", "kms:RequestAlias", MAIN, decrypted("arn"), decrypted(MAIN)),
-    ],
-)
-def test_conditions_see_what_is_asked_for(
-    keystore: Keystore, action: str, key: str, value: str, allowed: Call, denied: Call
-) -> None:
-    """At the command line, too; and what was allowed once does not stand for what differs from it."""
-    keystore.principals.create("alice")
-    condition = {"StringEquals": {key: value}}
-    rules = policy(allow("kms:*", ROOT), deny(f"kms:{action}", "*", Condition=condition))
-    keystore.put_key_policy(MAIN, json.dumps(rules), region=US)
-    for _ in range(2):
-        allowed(keystore)
-        with pytest.raises(AccessDeniedError, match=f"to perform: kms:{action}"):
-            denied(keystore)
-
-
-def test_conditions_see_what_is_imported(keystore: Keystore) -> None:
-    condition = {"StringEquals": {"kms:ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}}
-    rules = policy(allow("kms:*", ROOT), deny("kms:ImportKeyMaterial", "*", Condition=condition))
-    key = keystore.create_key(US, origin=Origin.EXTERNAL, policy=json.dumps(rules)).arn
-    with pytest.raises(AccessDeniedError, match="ImportKeyMaterial"):
-        keystore.import_material(key, Arrival(bytes(32)))
-    keystore.import_material(key, Arrival(bytes(32), expires_at=time.time() + 3600))
-
-
-def test_conditions_see_where_a_replica_is_to_be(keystore: Keystore) -> None:
-    rules = policy(
-        allow("kms:*", ROOT),
-        deny("kms:ReplicateKey", "*", Condition={"StringEquals": {"kms:ReplicaRegion": EU}}),
-    )
-    key = keystore.create_key(US, multi_region=True, policy=json.dumps(rules)).arn
-    with pytest.raises(AccessDeniedError, match="ReplicateKey"):
-        keystore.replicate_key(key, EU)
-    keystore.put_key_policy(key, json.dumps(policy(allow("kms:*", ROOT))))
-    keystore.replicate_key(key, EU)
-
-
-def test_conditions_see_the_algorithm_of_every_use(keystore: Keystore) -> None:
-    symmetric = {"StringEquals": {"kms:EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}}
-    uses = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*"]
-    rules = policy(allow("kms:PutKeyPolicy", ROOT), allow(uses, ROOT, Condition=symmetric))
-    keystore.put_key_policy(MAIN, json.dumps(rules), region=US)
-    arn = keystore.resolve(MAIN, region=US).arn
-    keystore.generate_data_keys(arn, [{}])
-    blob = keystore.generate_data_key(arn, {}).blob
-    assert keystore.decrypt(keystore.re_encrypt(blob, {}, arn, {}).blob, {}).key_arn == arn
-    sha_256 = {"StringEquals": {"kms:MacAlgorithm": "HMAC_SHA_256"}}
-    rules = policy(allow("kms:PutKeyPolicy", ROOT), allow("kms:*Mac", ROOT, Condition=sha_256))
-    mac_key = keystore.create_key(US, spec=KeySpec.HMAC_256, policy=json.dumps(rules)).arn
-    mac = keystore.generate_mac(mac_key, b"x", "HMAC_SHA_256")
-    keystore.verify_mac(mac_key, b"x", "HMAC_SHA_256", mac)
-
-
 def test_the_owner_of_the_token_recovers_a_key(keystore: Keystore) -> None:
     keystore.principals.create("alice")
     default = keystore.key_policy(MAIN, region=US)
@@ -247,7 +89,7 @@ def test_the_owner_of_the_token_recovers_a_key(keystore: Keystore) -> None:
         keystore.put_key_policy(MAIN, default, region=US)
     keystore.put_key_policy(MAIN, default, as_owner=True, region=US)
     keystore.encrypt(MAIN, b"x", {}, region=US)
-    assert records(keystore, "kmsfs:RecoverKeyPolicy") == [(ROOT, "ok")]
+    assert results(keystore.home, "kmsfs:RecoverKeyPolicy", US) == [(ROOT, "ok")]
 
 
 def test_a_policy_that_locks_its_author_out_is_refused(keystore: Keystore) -> None:
@@ -299,7 +141,7 @@ def test_a_mounting_principal_needs_both_rights(keystore: Keystore, mount: Keyst
         with pytest.raises(AccessDeniedError):
             call()
     assert len(pool) == 0
-    assert (ALICE, "ok") in records(mount, "GenerateDataKey")
+    assert (ALICE, "ok") in results(mount.home, "GenerateDataKey", US)
 
 
 def test_permission_comes_before_the_state(keystore: Keystore, mount: Keystore) -> None:
@@ -360,7 +202,7 @@ def test_grants_are_retired_by_those_who_may(keystore: Keystore, mount: Keystore
     mount.refresh()
     with pytest.raises(AccessDeniedError, match="kms:RetireGrant"):
         mount.retire_grant(entry)
-    assert records(mount, "RetireGrant") == [(ALICE, "AccessDeniedError")]
+    assert results(mount.home, "RetireGrant", US) == [(ALICE, "AccessDeniedError")]
     keystore.retire_grant(entry)
     again, _ = keystore.create_grant(MAIN, NewGrant(ALICE, frozenset({"Decrypt"})), region=US)
     keystore.revoke_grant(MAIN, again.grant.grant_id, region=US)

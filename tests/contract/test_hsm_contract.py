@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,34 @@ def test_gcm_round_trip(hsm: Hsm, size: int) -> None:
 def test_gcm_takes_the_callers_iv(hsm: Hsm) -> None:
     assert hsm.encrypt_gcm(AES, IV, b"x", AAD) == hsm.encrypt_gcm(AES, IV, b"x", AAD)
     assert hsm.encrypt_gcm(AES, IV, b"x", AAD) != hsm.encrypt_gcm(AES, b"j" * 12, b"x", AAD)
+
+
+@pytest.mark.parametrize("aad_size", [0, 1, 12, 8192, 1 << 20])
+def test_gcm_takes_aad_of_any_size_and_is_what_others_compute(hsm: Hsm, aad_size: int) -> None:
+    value = bytes(range(32))
+    hsm.put(KeyKind.AES, b"v" * 32, "known", value)
+    for aad in (AAD, bytes(range(256)) * (aad_size // 256) + bytes(aad_size % 256), AAD):
+        for iv in (IV, b"j" * 12):
+            sealed = gcm_seal(value, iv, b"plain", aad)
+            assert hsm.encrypt_gcm(b"v" * 32, iv, b"plain", aad) == sealed
+            assert hsm.decrypt_gcm(b"v" * 32, iv, sealed, aad) == b"plain"
+
+
+def test_threads_do_not_mix_their_parameters(hsm: Hsm) -> None:
+    value = bytes(range(32))
+    hsm.put(KeyKind.AES, b"v" * 32, "known", value)
+
+    def use(number: int) -> bool:
+        iv, aad = bytes([number]) * 12, bytes([number]) * (100 * number)
+        sealed = gcm_seal(value, iv, b"plain", aad)
+        return all(
+            hsm.encrypt_gcm(b"v" * 32, iv, b"plain", aad) == sealed
+            and hsm.decrypt_gcm(b"v" * 32, iv, sealed, aad) == b"plain"
+            for _ in range(50)
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(8)))
 
 
 @pytest.mark.parametrize("change", ["tag", "ciphertext", "iv", "aad", "truncated", "empty"])

@@ -17,7 +17,7 @@ from kmsfs.errors import (
 )
 from kmsfs.format.blob import Blob, parse_blob
 from kmsfs.format.context import encode_context
-from kmsfs.ids import KeyId, MaterialId
+from kmsfs.ids import KeyArn, KeyId, MaterialId
 from kmsfs.keystore.authorize import NO_CONTEXT
 from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.patterns import Context
@@ -57,18 +57,18 @@ class Admission(StandIns):
         context: Mapping[str, str],
         ref: str | None,
         region: str | None,
-        parameters: Context,
+        moves_to: KeyArn | None,
     ) -> tuple[RegionService, MaterialEntry]:
         """Return what a blob is under, and where, if it may be decrypted; ``ref`` is the only key that will do."""
         service = self._service_of_blob(blob, region)
         _, key_arn, material_id = blob.head
         entry = (service.ledger.latest or service.ledger.reload()).admitted.get((purpose, material_id))
         if entry is None or entry.key.arn != key_arn or not (ref is None or ref == key_arn):
-            if ref is not None:
-                parameters = merge(parameters, named_by(ref))
+            parameters = NO_CONTEXT if ref is None else named_by(ref)
             if ref is not None and region is None:
                 ref = self.serving_key(ref)
             with self.audits.refusal(purpose, service, None, context, parameters) as use:
+                use.moves_to = moves_to
                 entry = self._entry_of(service, blob, ref, use)
                 service.require_use(entry.key, purpose.operation)
             self._keep(purpose, service, material_id, entry)

@@ -199,8 +199,14 @@ class Authorizer:
         if decision.outcome is not Outcome.GRANT_ALLOWS:
             return
         view = self._current()
-        parents = _grants_to(self._known(view, caller.name).principal, self._key(view, key))
-        by = [grant for grant in parents if grant.allows(request.principal, request.action, pairs)]
+        known, seen = self._known(view, caller.name), self._key(view, key)
+        by = [  # one of the account's counts only if an identity policy lets the caller use it
+            grant
+            for grant in _grants_to(known.principal, seen)
+            if decide(
+                request, key_policy=seen.policy, identity_policies=known.policies, grants=[grant]
+            ).allowed
+        ]
         if not any(parent.may_create(wanted.grant("")) for parent in by):
             raise refused(request, Decision(Outcome.NO_KEY_POLICY_ALLOWS))
 

@@ -17,6 +17,7 @@ from kmsfs.keystore.audit import DONE, Event
 from kmsfs.keystore.audit_log import acting
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING
 from kmsfs.keystore.model import KeyMetadata
+from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.ports import AuditSink
 from kmsfs.keystore.region import RegionService
@@ -36,6 +37,7 @@ class Recording:
     uses = 1
     details: Mapping[str, str] = NOTHING
     key_arn: KeyArn | None = None
+    moves_to: KeyArn | None = None  # the key under which the plaintext is to be next, if that is known
 
     def __init__(
         self,
@@ -71,6 +73,9 @@ class Recording:
         """The key that is used turned out to be this one: ask whether it may be."""
         self.key_arn = key.arn
         if self._permit is not None:
+            if self.moves_to is not None:
+                same = parameter("kms:ReEncryptOnSameKey", key.arn == self.moves_to)
+                self._parameters = merge(self._parameters, same)
             self._ask(self._permit, key.key_id)
 
     def _ask(self, permit: Permit, key_id: KeyId) -> None:
@@ -122,7 +127,11 @@ class Batch(Recording):
 
     def _ask(self, permit: Permit, key_id: KeyId) -> None:
         for context in self._contexts:
-            permit(self._service, self._action, context, key_id, NO_CONTEXT)
+            try:
+                permit(self._service, self._action, context, key_id, NO_CONTEXT)
+            except KmsfsError:
+                self.context = context  # what is recorded is the one that was refused
+                raise
 
 
 def record_failure(sink: AuditSink, event: Event) -> None:
@@ -137,6 +146,6 @@ def _shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the pairs that all of the contexts have."""
     return {
         name: value
-        for name, value in contexts[0].items()
+        for name, value in (contexts[0] if contexts else NOTHING).items()
         if all(context.get(name) == value for context in contexts)
     }

@@ -1,6 +1,7 @@
 """Multi-region keys by reference: the part of ``Keystore`` that relates keys of several regions."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from kmsfs.errors import InvalidRequestError, RegionNotFoundError
 from kmsfs.keystore import tags
@@ -12,6 +13,9 @@ from kmsfs.keystore.policy.context import parameter
 from kmsfs.keystore.region import RegionService
 from kmsfs.keystore.regions import Regions
 from kmsfs.keystore.relatives import require_primary
+from kmsfs.keystore.transitions import Operation, Purpose
+
+_MOVE: Final = Purpose("UpdatePrimaryRegion", Operation.MOVE_PRIMARY)
 
 
 class Replication(Regions):
@@ -45,10 +49,11 @@ class Replication(Regions):
         service, key_id = self._locate(ref, region)
         key = service.key(key_id)
         target = self.require_region(to_region)
-        there, action = parameter("kms:PrimaryRegion", to_region), "UpdatePrimaryRegion"
-        with self.audits.change(service, action, key_id, there, primary_region=to_region):
+        there = parameter("kms:PrimaryRegion", to_region)
+        with self.audits.change(service, _MOVE.action, key_id, there, primary_region=to_region):
             if to_region in key.related_regions:  # whose policy of its own has a say, too
-                self.standing.require(target, action, NOTHING, key_id, there)
+                with self.audits.refusal(_MOVE, target, key_id, NOTHING, there):
+                    pass
             return self._multi_region.move_primary(key, target.config.region)
 
     def require_region(self, region: str) -> RegionService:

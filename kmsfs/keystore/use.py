@@ -161,9 +161,12 @@ class KeyUse(Admission):
         source_region: str | None = None,
     ) -> ReEncryptResult:
         """Decrypt a blob and encrypt it under another key; ``region`` is that of the destination."""
-        source_at, target_at = (source_ref, source_region), (destination_ref, region)
-        same = self._on_same_key(blob, *source_at, *target_at) if self.standing.asks else NO_CONTEXT
-        plaintext, source = self._decrypt(_RE_ENCRYPT_FROM, blob, source_context, *source_at, same)
+        service, key_id = self._locate(destination_ref, region)
+        moves_to = service.key(key_id).arn
+        plaintext, source = self._decrypt(
+            _RE_ENCRYPT_FROM, blob, source_context, source_ref, source_region, moves_to
+        )
+        same = parameter("kms:ReEncryptOnSameKey", source.key.arn == moves_to)
         target = self._encrypt(_RE_ENCRYPT_TO, destination_ref, plaintext, destination_context, region, same)
         return ReEncryptResult(*target, source.key.arn, source.material.material_id)
 
@@ -244,17 +247,6 @@ class KeyUse(Admission):
         except KmsfsError:
             return None
 
-    def _on_same_key(
-        self, blob: bytes, ref: str | None, region: str | None, target_ref: str, target_region: str | None
-    ) -> Context:
-        """Return the condition key of whether a blob stays under its key. What is wrong is for others to say."""
-        try:
-            source = self.key_of_blob(blob, ref=ref, region=region).key_id
-            same = source == self._locate(target_ref, target_region)[1]
-        except KmsfsError:
-            return NO_CONTEXT
-        return parameter("kms:ReEncryptOnSameKey", same)
-
     def _encrypt(
         self,
         purpose: Purpose,
@@ -282,10 +274,10 @@ class KeyUse(Admission):
         context: Mapping[str, str],
         ref: str | None,
         region: str | None,
-        parameters: Context = NO_CONTEXT,
+        moves_to: KeyArn | None = None,
     ) -> tuple[bytes, MaterialEntry]:
         named, encoded = checked(blob, context)
-        service, entry = self._admit_blob(purpose, named, context, ref, region, parameters)
+        service, entry = self._admit_blob(purpose, named, context, ref, region, moves_to)
         use = service.open, entry, named, encoded
         return self.audits.recorded(purpose, service, entry.key.arn, context, *use), entry
 

@@ -316,6 +316,21 @@ def test_a_grant_to_the_account_serves_users_with_a_policy() -> None:
         deciding.require(Caller("bob"), "kms:Decrypt", KEY)
 
 
+def test_a_grant_of_the_account_counts_for_those_whom_identity_policies_let_use_it() -> None:
+    grants = [
+        grant(ALICE, "CreateGrant", "Encrypt", GrantId="g-1"),
+        grant(ROOT, "CreateGrant", "Encrypt", "Decrypt", GrantId="g-2"),
+    ]
+    only_root = {KEY_ID: text(policy(allow("kms:PutKeyPolicy", ROOT)))}
+    held = {raw["GrantId"]: granted(raw) for raw in grants}
+    wanted = NewGrant(ALICE, frozenset({"Decrypt"}))
+    with pytest.raises(AccessDeniedError):
+        authorizer(grants=held, key_policies=only_root).require_grant(Caller("alice"), KEY, wanted)
+    let = {"alice": {"default": text(policy(allow("kms:CreateGrant")))}}
+    let_by_identity = authorizer(grants=held, key_policies=only_root, identity_policies=let)
+    let_by_identity.require_grant(Caller("alice"), KEY, wanted)
+
+
 def test_who_may_retire_a_grant() -> None:
     plain = granted(grant(ALICE, "Decrypt"))
     by_grantee = granted(grant(ALICE, "Decrypt", "RetireGrant"))

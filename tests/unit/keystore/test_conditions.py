@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from testkit.audits import results
+from testkit.audits import records, results
 from testkit.policy_cases import allow, deny, policy
 
-from kmsfs.errors import AccessDeniedError, InvalidRequestError
+from kmsfs.errors import AccessDeniedError, AliasNotFoundError, InvalidRequestError
 from kmsfs.keystore.access import NewGrant
 from kmsfs.keystore.imported import Arrival
 from kmsfs.keystore.model import KeySpec, Origin
@@ -200,6 +200,8 @@ def test_conditions_see_where_keys_are_to_be(keystore: Keystore) -> None:
     keystore.put_key_policy(replica, moves)
     with pytest.raises(AccessDeniedError, match=f"UpdatePrimaryRegion on resource: {replica}"):
         keystore.update_primary_region(arn, EU)
+    for region in (US, EU):  # each log tells what its region refused, or could not do for that
+        assert results(keystore.home, "UpdatePrimaryRegion", region)[-1] == (ROOT, "AccessDeniedError")
     keystore.put_key_policy(replica, json.dumps(policy(allow("kms:*", ROOT))))
     keystore.update_primary_region(arn, EU)
 
@@ -255,10 +257,35 @@ def test_each_of_many_uses_is_asked_for(keystore: Keystore) -> None:
             "ReEncryptFrom": lambda n: keystore.unwrap_data_keys(arn, blobs[:n], contexts[:n]),
             "GenerateDataKey": lambda n: keystore.generate_data_keys(arn, contexts[:n]),
         }[action]
+        many(0)
         many(1)
         with pytest.raises(AccessDeniedError, match=action):
             many(2)
         assert results(keystore.home, action, US)[-2:] == [(ROOT, "ok"), (ROOT, "AccessDeniedError")]
+        (refused,) = [
+            found for found in records(keystore.home, US) if found["result"] == "AccessDeniedError"
+        ][-1:]
+        assert refused["context"] == {"f": "2"}
+
+
+def test_a_key_and_its_replica_are_not_the_same(keystore: Keystore) -> None:
+    arn = keystore.create_key(
+        US, multi_region=True, policy=denying("kms:ReEncryptFrom", "kms:ReEncryptOnSameKey", "false", "Bool")
+    ).arn
+    replica = keystore.replicate_key(arn, EU).arn
+    blob = keystore.encrypt(arn, b"x", {}).blob
+    keystore.re_encrypt(blob, {}, arn, {})
+    keystore.re_encrypt(blob, {}, arn, {}, source_ref=arn)
+    for source in (None, arn):
+        with pytest.raises(AccessDeniedError, match="ReEncryptFrom"):
+            keystore.re_encrypt(blob, {}, replica, {}, source_ref=source)
+
+
+def test_nothing_is_decrypted_for_a_key_that_is_not_there(keystore: Keystore) -> None:
+    blob = keystore.encrypt(MAIN, b"x", {}, region=US).blob
+    with pytest.raises(AliasNotFoundError):
+        keystore.re_encrypt(blob, {}, "alias/typo", {}, region=US)
+    assert results(keystore.home, "ReEncryptFrom", US) == []
 
 
 def test_a_data_key_that_nobody_sees_is_a_use_of_its_own(keystore: Keystore) -> None:

@@ -73,17 +73,25 @@ def _grants_alone(call: ActionCall) -> Values:
 
 
 def _new_key(call: ActionCall) -> Values:
-    spec = call.text("KeySpec") or call.text("CustomerMasterKeySpec", "SYMMETRIC_DEFAULT")
-    usage = call.text("KeyUsage", "ENCRYPT_DECRYPT")
+    kind = _kind(
+        call.text("KeySpec") or call.text("CustomerMasterKeySpec", "SYMMETRIC_DEFAULT"),
+        call.text("KeyUsage", "ENCRYPT_DECRYPT"),
+        call.text("Origin", "AWS_KMS"),
+        "PRIMARY" if call.parameters.get("MultiRegion") is True else None,
+    )
+    return merge(kind, _bypass(call), _tags(call))
+
+
+def _kind(spec: str, usage: str, origin: str, multi_region: str | None) -> Values:
+    """Condition keys of a key that is to be made."""
     return merge(
         parameter("kms:KeySpec", spec),
         parameter("kms:CustomerMasterKeySpec", spec),
         parameter("kms:KeyUsage", usage),
         parameter("kms:CustomerMasterKeyUsage", usage),
-        parameter("kms:KeyOrigin", call.text("Origin", "AWS_KMS")),
-        parameter("kms:MultiRegion", call.parameters.get("MultiRegion") is True),
-        _bypass(call),
-        _tags(call),
+        parameter("kms:KeyOrigin", origin),
+        parameter("kms:MultiRegion", multi_region is not None),
+        _NO_FACTS if multi_region is None else parameter("kms:MultiRegionKeyType", multi_region),
     )
 
 
@@ -190,13 +198,16 @@ def _retire_grant(call: ActionCall) -> None:
 
 def _replicate_key(call: ActionCall) -> None:
     replica = call.text("ReplicaRegion")
-    there = parameter("kms:ReplicaRegion", replica)
-    call.require("ReplicateKey", call.key(aliases=False), context=there)
+    key, there = call.key(aliases=False), parameter("kms:ReplicaRegion", replica)
+    call.require("ReplicateKey", key, context=there)
     call.keystore.require_region(replica)
-    context = merge(there, _bypass(call), _tags(call))
+    shown = key.to_aws()
+    kind = _kind(str(shown["KeySpec"]), str(shown["KeyUsage"]), str(shown["Origin"]), "REPLICA")
+    context = merge(there, kind, _bypass(call), _tags(call), parameter("aws:RequestedRegion", replica))
     call.keystore.authorize(replica, call.caller, "CreateKey", context=context)
     if call.parameters.get("Tags"):
-        call.keystore.authorize(replica, call.caller, "TagResource", context=context)
+        arn = key.arn_in(Region(replica))
+        call.keystore.authorize(replica, call.caller, "TagResource", resource=arn, context=context)
 
 
 def _update_primary_region(call: ActionCall) -> None:
@@ -207,7 +218,8 @@ def _update_primary_region(call: ActionCall) -> None:
     call.keystore.require_region(region)
     if region in key.related_regions:
         replica = call.keystore.resolve(key.arn_in(Region(region)))
-        call.keystore.authorize(region, call.caller, "UpdatePrimaryRegion", replica, context=context)
+        there = merge(context, parameter("aws:RequestedRegion", region))
+        call.keystore.authorize(region, call.caller, "UpdatePrimaryRegion", replica, context=there)
 
 
 PERMISSIONS: Final[Mapping[str, Permission]] = {

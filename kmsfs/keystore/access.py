@@ -44,7 +44,7 @@ _SEE: Final = ["kms:Describe*", "kms:Get*", "kms:List*"]
 def constraint_parameters(constraints: Constraints) -> Values:
     """Return the condition keys that stand for what a grant is constrained to."""
     kinds = {"EncryptionContextEquals": constraints.equals, "EncryptionContextSubset": constraints.subset}
-    given = [kind for kind, pairs in kinds.items() if pairs is not None]
+    given = [kind for kind, pairs in kinds.items() if pairs]  # an empty one does not constrain
     return merge(
         parameter("kms:GrantConstraintType", *given) if given else {},
         encryption_context(constraints.pairs),

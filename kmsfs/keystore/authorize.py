@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol, cast
 from kmsfs.errors import AccessDeniedError, LimitExceededError, MalformedPolicyError
 from kmsfs.ids import KeyId
 from kmsfs.keystore.access import NewGrant, constraint_parameters, key_policy
-from kmsfs.keystore.arn import ROOT, principal_arn
+from kmsfs.keystore.arn import ROOT, key_arn, principal_arn
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
 from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS
 from kmsfs.keystore.policy.context import (
@@ -187,8 +187,10 @@ class Authorizer:
 
     def check_lockout(self, caller: Caller, document: str, key: KeyMetadata | None) -> None:
         """Raise LockoutError if the caller could not put a policy again; without a key, it is a new one's."""
-        request = self.request(caller, "kms:PutKeyPolicy", key)
-        policies = self._known(self._current(), caller.name).policies
+        view = self._current()
+        new = key_arn(view.snapshot.region, view.snapshot.account, KeyId("*"))
+        request = self.request(caller, "kms:PutKeyPolicy", key, resource=new)
+        policies = self._known(view, caller.name).policies
         check_lockout(request, parse_policy(document, PolicyKind.KEY), policies)
 
     def require_grant(self, caller: Caller, key: KeyMetadata, wanted: NewGrant) -> None:
@@ -219,6 +221,8 @@ class Authorizer:
         request = self.request(caller, "kms:RetireGrant", key, context=constraints)
         decision = self.decide(caller, request, key)
         principal = request.principal
+        if not self._known(self._current(), caller.name).exists:
+            raise refused(request, decision)
         may = entry.grant.may_be_retired_by(principal) or (
             principal.is_root and principal.account_arn == entry.account_arn
         )

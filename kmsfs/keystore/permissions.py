@@ -15,7 +15,7 @@ from kmsfs.keystore.access import (
 )
 from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING, Caller
 from kmsfs.keystore.model import GrantEntry, KeyMetadata
-from kmsfs.keystore.policy.context import parameter
+from kmsfs.keystore.policy.context import merge, parameter
 from kmsfs.keystore.policy.grants import Pairs
 from kmsfs.keystore.policy.patterns import Context
 from kmsfs.keystore.policy.principals import Principal
@@ -84,7 +84,10 @@ class Permissions(Regions):
 
     def check_new_policy(self, region: str, caller: Caller, document: str) -> None:
         """Raise LockoutError if the caller could not change this policy of a new key again."""
-        self._fresh_service(region).authorizer.check_lockout(caller, document, None)
+        there = merge(caller.circumstances, parameter("aws:RequestedRegion", region))
+        self._fresh_service(region).authorizer.check_lockout(
+            caller._replace(circumstances=there), document, None
+        )
 
     def require_permission(self, key_arn: KeyArn, action: str, pairs: Pairs = NOTHING) -> None:
         """Raise AccessDeniedError unless this process may do ``action`` with a key, whatever state it is in."""

@@ -11,7 +11,15 @@ from typing import Final
 
 from kmsfs.keystore.policy.context import is_known_key
 from kmsfs.keystore.policy.operators import OPERATORS, Compile, literal
-from kmsfs.keystore.policy.patterns import Context, Matcher, Token, resolve, tokenize, variable_keys
+from kmsfs.keystore.policy.patterns import (
+    Context,
+    Matcher,
+    Token,
+    folded,
+    resolve,
+    tokenize,
+    variable_keys,
+)
 
 
 class Qualifier(Enum):
@@ -141,7 +149,7 @@ def _compile_one(name: str, key: str, values: list[str], *, variables: bool) -> 
         if not is_known_key(variable):
             raise ValueError(f"unknown policy variable {variable!r}")
     return Condition(
-        key=key.lower(),
+        key=folded(key),
         negated=operator.negated,
         matchers=tuple(operator.compile(value) for value in tokens if value not in templates),
         qualifier=qualifier,
@@ -154,4 +162,4 @@ def _compile_one(name: str, key: str, values: list[str], *, variables: bool) -> 
 def _presence(key: str, values: list[str]) -> Presence:
     if len(values) != 1 or values[0].lower() not in ("true", "false"):
         raise ValueError(f"Null of condition key {key!r} takes one of true and false")
-    return Presence(key.lower(), absent=values[0].lower() == "true")
+    return Presence(folded(key), absent=values[0].lower() == "true")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from kmsfs.keystore.policy.patterns import Context
+from kmsfs.keystore.policy.patterns import Context, folded
 from kmsfs.keystore.policy.principals import Principal
 
 Values = dict[str, tuple[str, ...]]
@@ -117,7 +117,7 @@ def may_differ_between_requests(key: str) -> bool:
 
 def is_known_key(key: str) -> bool:
     """Tell whether a request may carry this condition key."""
-    lowered = key.lower()
+    lowered = folded(key)
     return lowered in KNOWN_KEYS or any(
         lowered.startswith(prefix) and len(lowered) > len(prefix) for prefix in KNOWN_PREFIXES
     )
@@ -198,7 +198,7 @@ def tag_keys(keys: Iterable[str]) -> Values:
 def parameter(key: str, *values: str | int | bool) -> Values:
     """Return one condition key that a request's parameter stands for, such as ``kms:RequestAlias``."""
     texts = tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
-    return {key.lower(): texts}
+    return {folded(key): texts}
 
 
 def merge(*parts: Context) -> Values:
@@ -211,5 +211,5 @@ def merge(*parts: Context) -> Values:
 
 def _add_pairs(found: Values, prefix: str, pairs: Mapping[str, str]) -> None:
     for name, value in pairs.items():
-        key = prefix + name.lower()
+        key = prefix + folded(name)
         found[key] = (*found.get(key, ()), value)

@@ -6,6 +6,7 @@ from typing import Final
 
 from kmsfs.errors import InvalidArnError, InvalidRequestError
 from kmsfs.keystore.policy.actions import CONTEXT_ACTIONS, GRANT_OPERATIONS, UNCONSTRAINED
+from kmsfs.keystore.policy.patterns import folded
 from kmsfs.keystore.policy.principals import Principal
 
 Pairs = Mapping[str, str]
@@ -48,7 +49,7 @@ class Constraints:
 def _folded(pairs: Pairs) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for key, value in pairs.items():
-        lowered = key.lower()
+        lowered = folded(key)
         found[lowered] = found.get(lowered, frozenset()) | {value}
     return found
 

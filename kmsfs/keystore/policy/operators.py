@@ -53,7 +53,12 @@ def parse_number(text: str) -> float:
 
 
 def parse_date(text: str) -> float:
-    """Return seconds since the epoch of an ISO 8601 date or of epoch seconds, or raise ValueError."""
+    """Return seconds since the epoch of an ISO 8601 date or of epoch seconds, or raise ValueError.
+
+    A year or a date without hyphens is neither: as seconds it would be a day of 1970.
+    """
+    if len(text) in (4, 8) and text.isdecimal():
+        raise ValueError(f"{text!r} is not a date")
     try:
         return parse_number(text)
     except ValueError:

@@ -57,6 +57,14 @@ def tokenize(text: str, *, variables: bool) -> tuple[Token, ...]:
     return tuple(token for token in tokens if not (isinstance(token, Wild) and not token.text))
 
 
+def folded(name: str) -> str:
+    """Return the name of a condition key, or a part of it, in lower case, whatever it stands beside.
+
+    ``str.lower`` makes of a capital sigma one letter or another, by what precedes it.
+    """
+    return name.lower() if name.isascii() else "".join(map(str.lower, name))
+
+
 def _variable(body: str) -> Token:
     if body in _ESCAPES:
         return Literal(body)
@@ -65,10 +73,10 @@ def _variable(body: str) -> Token:
     if not re.fullmatch(r"[A-Za-z0-9-]+:[^\s,']+", name):
         raise ValueError(f"malformed policy variable '${{{body}}}'")
     if not comma:
-        return Variable(name.lower(), None)
+        return Variable(folded(name), None)
     if len(default) < 2 or default[0] != "'" or default[-1] != "'":
         raise ValueError(f"the default of policy variable '${{{body}}}' is not quoted")
-    return Variable(name.lower(), default[1:-1])
+    return Variable(folded(name), default[1:-1])
 
 
 def variable_keys(tokens: Sequence[Token]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testkit.policy_cases import allow, policy, text
+from testkit.policy_cases import allow, deny, policy, text
 
 from kmsfs.api.actions import ACTIONS
 from kmsfs.api.asking import Asker, Peer, caller_of
@@ -197,6 +197,7 @@ FACTS: list[tuple[str, dict[str, object], Values]] = [
             "kms:CustomerMasterKeyUsage": ("GENERATE_VERIFY_MAC",),
             "kms:KeyOrigin": ("EXTERNAL",),
             "kms:MultiRegion": ("true",),
+            "kms:MultiRegionKeyType": ("PRIMARY",),
         },
     ),
     ("TagResource", {}, {"aws:RequestTag/a": ("b",)}),
@@ -246,6 +247,58 @@ def test_policies_see_the_request(world: World, action: str, more: dict[str, obj
         world.give(*needed, Condition={"ForAnyValue:StringNotEquals": {key: list(values)}})
         with pytest.raises(AccessDeniedError):
             world.check(action, {**parameters, **more})
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "value"),
+    [
+        ("CreateKey", "kms:MultiRegion", "true"),
+        ("CreateKey", "kms:MultiRegionKeyType", "REPLICA"),
+        ("CreateKey", "kms:KeySpec", "SYMMETRIC_DEFAULT"),
+        ("CreateKey", "kms:KeyOrigin", "AWS_KMS"),
+        ("CreateKey", "aws:RequestedRegion", EU),
+        ("TagResource", "aws:RequestedRegion", EU),
+    ],
+)
+def test_a_replica_is_asked_for_as_a_key_of_its_region(
+    world: World, action: str, key: str, value: str
+) -> None:
+    never = deny(f"kms:{action}", Condition={"StringEquals": {key: value}})
+    world.keystore.principals.put_policy("alice", text(policy(allow("kms:*"), never)))
+    parameters, _ = samples(world)["ReplicateKey"]
+    with pytest.raises(AccessDeniedError, match=f"to perform: kms:{action} "):
+        world.check("ReplicateKey", parameters)
+
+
+def test_a_tag_of_a_replica_is_a_tag_of_a_key(world: World) -> None:
+    parameters, _ = samples(world)["ReplicateKey"]
+    tagging = {**allow("kms:TagResource"), "Resource": f"arn:aws:kms:{EU}:{ACCOUNT}:key/*"}
+    creating = allow(["kms:ReplicateKey", "kms:CreateKey"])
+    world.keystore.principals.put_policy("alice", text(policy(creating, tagging)))
+    world.check("ReplicateKey", parameters)
+    world.keystore.principals.put_policy("alice", text(policy(allow("kms:*"), {**tagging, "Effect": "Deny"})))
+    with pytest.raises(AccessDeniedError, match=f"TagResource on resource: arn:aws:kms:{EU}"):
+        world.check("ReplicateKey", parameters)
+
+
+def test_a_primary_is_asked_for_as_what_it_is(world: World) -> None:
+    primary = deny("kms:CreateKey", Condition={"StringEquals": {"kms:MultiRegionKeyType": "PRIMARY"}})
+    world.keystore.principals.put_policy("alice", text(policy(allow("kms:*"), primary)))
+    world.check("CreateKey", {})
+    with pytest.raises(AccessDeniedError, match="CreateKey"):
+        world.check("CreateKey", {"MultiRegion": True})
+
+
+def test_a_new_primary_is_asked_for_in_its_region(world: World) -> None:
+    key = world.keystore.create_key(US, multi_region=True)
+    world.keystore.replicate_key(key.arn, EU)
+    there = {"KeyId": key.key_id, "PrimaryRegion": EU}
+    elsewhere = deny("kms:*", Condition={"StringEquals": {"aws:RequestedRegion": EU}})
+    world.keystore.principals.put_policy("alice", text(policy(allow("kms:*"), elsewhere)))
+    with pytest.raises(AccessDeniedError, match=f"UpdatePrimaryRegion on resource: arn:aws:kms:{EU}"):
+        world.check("UpdatePrimaryRegion", there)
+    world.give("UpdatePrimaryRegion")
+    world.check("UpdatePrimaryRegion", there)
 
 
 def test_a_key_named_by_id_has_no_request_alias(world: World) -> None:

@@ -348,6 +348,9 @@ def test_who_may_retire_a_grant() -> None:
     for name in ("root", "bob"):
         with pytest.raises(AccessDeniedError, match="explicit deny"):
             denying.require_retirement(Caller(name), by_bob, KEY)
+    by_one_who_is_gone = granted(grant(ALICE, "Decrypt", RetiringPrincipal=ALICE.replace("alice", "gone")))
+    with pytest.raises(AccessDeniedError, match="kms:RetireGrant"):
+        deciding.require_retirement(Caller("gone"), by_one_who_is_gone, KEY)
     other = replace(plain, account_arn="arn:aws:iam::999999999999:root")
     with pytest.raises(AccessDeniedError):
         deciding.require_retirement(Caller("root"), other, KEY)

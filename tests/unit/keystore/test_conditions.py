@@ -9,8 +9,14 @@ import pytest
 from testkit.audits import records, results
 from testkit.policy_cases import allow, deny, policy
 
-from kmsfs.errors import AccessDeniedError, AliasNotFoundError, InvalidRequestError
+from kmsfs.errors import (
+    AccessDeniedError,
+    AliasNotFoundError,
+    InvalidRequestError,
+    MalformedPolicyError,
+)
 from kmsfs.keystore.access import NewGrant
+from kmsfs.keystore.authorize import Caller
 from kmsfs.keystore.imported import Arrival
 from kmsfs.keystore.model import KeySpec, Origin
 from kmsfs.keystore.policy.grants import Constraints
@@ -286,6 +292,41 @@ def test_nothing_is_decrypted_for_a_key_that_is_not_there(keystore: Keystore) ->
     with pytest.raises(AliasNotFoundError):
         keystore.re_encrypt(blob, {}, "alias/typo", {}, region=US)
     assert results(keystore.home, "ReEncryptFrom", US) == []
+
+
+def test_names_of_a_context_are_folded_by_themselves(keystore: Keystore) -> None:
+    """A capital sigma at the end of a word is another small letter than elsewhere."""
+    sigma = denying("kms:Encrypt", "kms:EncryptionContext:\u03a3", "1")
+    keystore.put_key_policy(MAIN, sigma, region=US)
+    for name in ("\u03a3", "\u03c3"):
+        with pytest.raises(AccessDeniedError, match="Encrypt"):
+            keystore.encrypt(MAIN, b"x", {name: "1"}, region=US)
+    keystore.encrypt(MAIN, b"x", {"\u03a3": "2"}, region=US)
+
+
+def test_a_constraint_that_constrains_nothing_is_none(keystore: Keystore) -> None:
+    only_constrained = json.dumps(
+        policy(
+            allow("kms:PutKeyPolicy", ROOT),
+            allow("kms:CreateGrant", ROOT, Condition={"Null": {"kms:GrantConstraintType": "false"}}),
+        )
+    )
+    keystore.put_key_policy(MAIN, only_constrained, region=US)
+    with pytest.raises(AccessDeniedError, match="CreateGrant"):
+        keystore.create_grant(MAIN, NewGrant(ROOT, frozenset({"Decrypt"}), Constraints(subset={})), region=US)
+    keystore.create_grant(
+        MAIN, NewGrant(ROOT, frozenset({"Decrypt"}), Constraints(subset={"a": "b"})), region=US
+    )
+
+
+def test_a_policy_of_a_new_key_is_checked_as_one_of_a_key(keystore: Keystore) -> None:
+    keys = f"arn:aws:kms:{US}:{ACCOUNT}:key/*"
+    own = json.dumps(policy(allow("kms:*", ROOT), {**deny("kms:PutKeyPolicy", "*"), "Resource": keys}))
+    with pytest.raises(MalformedPolicyError, match="will not allow you"):
+        keystore.check_new_policy(US, Caller("root"), own)
+    keystore.check_new_policy(
+        US, Caller("root"), json.dumps(policy({**allow("kms:*", ROOT), "Resource": keys}))
+    )
 
 
 def test_a_data_key_that_nobody_sees_is_a_use_of_its_own(keystore: Keystore) -> None:

@@ -105,6 +105,8 @@ MALFORMED_KEY_POLICIES = {
     "bool of a word": with_condition({"Bool": {"kms:MultiRegion": "yes"}}),
     "number of a word": with_condition({"NumericEquals": {"kms:RotationPeriodInDays": "many"}}),
     "number is infinite": with_condition({"NumericEquals": {"kms:RotationPeriodInDays": "inf"}}),
+    "date of a year": with_condition({"DateLessThan": {"aws:CurrentTime": "2030"}}),
+    "date without hyphens": with_condition({"DateLessThan": {"aws:CurrentTime": "20300101"}}),
     "date of a word": with_condition({"DateLessThan": {"aws:CurrentTime": "tomorrow"}}),
     "address of a word": with_condition({"IpAddress": {"aws:SourceIp": "localhost"}}),
     "arn of a word": with_condition({"ArnLike": {"aws:PrincipalArn": "alice"}}),

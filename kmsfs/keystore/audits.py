@@ -13,7 +13,7 @@ from kmsfs.keystore.arn import ROOT
 from kmsfs.keystore.audit import DONE, Actor, Event
 from kmsfs.keystore.audit_log import AuditLog, acting, acting_for
 from kmsfs.keystore.audit_verify import SegmentFinding, read_records, verify_log
-from kmsfs.keystore.authorize import NO_CONTEXT
+from kmsfs.keystore.authorize import NO_CONTEXT, NOTHING
 from kmsfs.keystore.home import audit_path
 from kmsfs.keystore.last_use import KeyUsageHistory, usage_history
 from kmsfs.keystore.model import KeyMetadata
@@ -82,7 +82,10 @@ class Audits:
         self, service: RegionService, action: str, key_id: KeyId, contexts: Sequence[Mapping[str, str]]
     ) -> Recording:
         """Many uses of one key, in one record: each is asked for, and what their contexts share is recorded."""
-        return Batch(self._logs[service.config.region], self._permit, service, action, key_id, contexts)
+        log, shared = self._logs[service.config.region], _shared_pairs(contexts)
+        batch = Batch(log, self._permit, service, action, key_id, shared)
+        batch.contexts = contexts
+        return batch
 
     def refusal(
         self,
@@ -170,3 +173,12 @@ class Audits:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
+
+
+def _shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the pairs that all of the contexts have."""
+    return {
+        name: value
+        for name, value in (contexts[0] if contexts else NOTHING).items()
+        if all(context.get(name) == value for context in contexts)
+    }

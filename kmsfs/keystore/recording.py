@@ -113,20 +113,10 @@ class Refusal(Recording):
 class Batch(Recording):
     """Uses in several contexts: each is asked for."""
 
-    def __init__(
-        self,
-        sink: AuditSink,
-        permit: Permit | None,
-        service: RegionService,
-        action: str,
-        key_id: KeyId,
-        contexts: Sequence[Mapping[str, str]],
-    ) -> None:
-        super().__init__(sink, permit, service, action, key_id, _shared_pairs(contexts))
-        self._contexts = contexts
+    contexts: Sequence[Mapping[str, str]] = ()
 
     def _ask(self, permit: Permit, key_id: KeyId) -> None:
-        for context in self._contexts:
+        for context in self.contexts:
             try:
                 permit(self._service, self._action, context, key_id, NO_CONTEXT)
             except KmsfsError:
@@ -140,12 +130,3 @@ def record_failure(sink: AuditSink, event: Event) -> None:
         sink.record(event)
     except KmsfsError as error:
         log.info("%s was refused (%s) and could not be recorded: %s", event.action, event.result, error)
-
-
-def _shared_pairs(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the pairs that all of the contexts have."""
-    return {
-        name: value
-        for name, value in (contexts[0] if contexts else NOTHING).items()
-        if all(context.get(name) == value for context in contexts)
-    }

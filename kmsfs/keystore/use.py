@@ -166,8 +166,10 @@ class KeyUse(Admission):
         plaintext, source = self._decrypt(
             _RE_ENCRYPT_FROM, blob, source_context, source_ref, source_region, moves_to
         )
-        same = parameter("kms:ReEncryptOnSameKey", source.key.arn == moves_to)
-        target = self._encrypt(_RE_ENCRYPT_TO, destination_ref, plaintext, destination_context, region, same)
+        wanted = merge(
+            named_by(destination_ref), parameter("kms:ReEncryptOnSameKey", source.key.arn == moves_to)
+        )
+        target = self._encrypt(_RE_ENCRYPT_TO, moves_to, plaintext, destination_context, region, wanted)
         return ReEncryptResult(*target, source.key.arn, source.material.material_id)
 
     # --- for the file system --------------------------------------------------------------------

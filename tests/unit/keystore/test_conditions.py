@@ -84,6 +84,14 @@ def re_encrypted(*, same: bool) -> Call:
     return call
 
 
+def moved_to(ref: str) -> Call:
+    def call(keystore: Keystore) -> None:
+        blob = keystore.encrypt(keystore.resolve(MAIN, region=US).arn, b"x", {}).blob
+        keystore.re_encrypt(blob, {}, _named(keystore, ref), {}, region=US)
+
+    return call
+
+
 def _named(keystore: Keystore, ref: str) -> str:
     return keystore.resolve(MAIN, region=US).arn if ref == "arn" else ref
 
@@ -142,6 +150,7 @@ def _named(keystore: Keystore, ref: str) -> str:
         ("ReEncryptTo", "kms:ReEncryptOnSameKey", "true", re_encrypted(same=False), re_encrypted(same=True)),
         ("Encrypt", "kms:RequestAlias", MAIN, encrypted("arn"), encrypted(MAIN)),
         ("Decrypt", "kms:RequestAlias", MAIN, decrypted("arn"), decrypted(MAIN)),
+        ("ReEncryptTo", "kms:RequestAlias", MAIN, moved_to("arn"), moved_to(MAIN)),
     ],
 )
 def test_conditions_see_what_is_asked_for(
